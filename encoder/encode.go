@@ -1,0 +1,147 @@
+package encoder
+
+import (
+	"encoding/binary"
+	"slices"
+)
+
+// RecordSize is the number of bytes that AppendRecord appends for c in version
+// v, without the padding before the next record. It does not check c.
+func RecordSize(v Version, c *Conn) int {
+	if v == Version0 {
+		if c.Flags&FlagSeqMask != 0 {
+			return fullSizeV0
+		}
+		return simpleSizeV0
+	}
+	if c.Client.Family == IPv6 {
+		return fixedSizeV6 + len(c.Options)
+	}
+	return fixedSizeV4 + len(c.Options)
+}
+
+// AppendRecord appends c to dst as one record of version v, without padding,
+// and returns the longer slice. It allocates only if dst has no room. c is not
+// retained. What cannot be encoded is a *FieldError, and dst is as before.
+//
+// Version 1 carries everything, Flags as they are. Version 0 carries what the
+// kernel's version 0 carries and no more: the lower 16 bits of Flags without
+// HASHED; no timeout, no fwmark, no options but the sequence data, which goes
+// with the SEQ flags. IPv6, and SEQ flags or sequence data without the other,
+// are errors there.
+func AppendRecord(dst []byte, v Version, c *Conn) ([]byte, error) {
+	if c.Client.Family != c.Virtual.Family || c.Client.Family != c.Dest.Family ||
+		(c.Client.Family != IPv4 && c.Client.Family != IPv6) {
+		return dst, checkFamilies(c)
+	}
+	if v == Version0 {
+		return appendRecordV0(dst, c)
+	}
+	fixed := fixedSizeV4
+	if c.Client.Family == IPv6 {
+		fixed = fixedSizeV6
+	}
+	size := fixed + len(c.Options)
+	if len(c.Options) != 0 {
+		if err := c.Options.check(); err != nil {
+			return dst, err
+		}
+		if size > MaxRecordSize {
+			return dst, fieldError("record", ErrTooLong, "%d bytes with its options, at most %d", size, MaxRecordSize)
+		}
+	}
+	n := len(dst)
+	dst = slices.Grow(dst, size)[:n+size]
+	b := dst[n : n+size : n+size]
+	_ = b[fixedSizeV4-1]
+	b[1] = byte(c.Protocol)
+	binary.BigEndian.PutUint16(b[2:], uint16(size))
+	binary.BigEndian.PutUint32(b[4:], uint32(c.Flags))
+	binary.BigEndian.PutUint16(b[8:], uint16(c.State))
+	binary.BigEndian.PutUint16(b[10:], c.Client.Port)
+	binary.BigEndian.PutUint16(b[12:], c.Virtual.Port)
+	binary.BigEndian.PutUint16(b[14:], c.Dest.Port)
+	binary.BigEndian.PutUint32(b[16:], c.Fwmark)
+	binary.BigEndian.PutUint32(b[20:], c.Timeout)
+	if fixed == fixedSizeV4 {
+		b[0] = 0
+		copy(b[24:28], c.Client.Addr[:4])
+		copy(b[28:32], c.Virtual.Addr[:4])
+		copy(b[32:36], c.Dest.Addr[:4])
+	} else {
+		_ = b[fixedSizeV6-1]
+		b[0] = typeIPv6
+		copy(b[24:40], c.Client.Addr[:])
+		copy(b[40:56], c.Virtual.Addr[:])
+		copy(b[56:72], c.Dest.Addr[:])
+	}
+	if len(c.Options) != 0 {
+		copy(b[fixed:], c.Options)
+	}
+	return dst, nil
+}
+
+func appendRecordV0(dst []byte, c *Conn) ([]byte, error) {
+	if c.Client.Family != IPv4 {
+		return dst, fieldError("client", ErrVersion0, "it is IPv6; version 0 knows IPv4 only")
+	}
+	in, out, haveSeq := Seq{}, Seq{}, false
+	if len(c.Options) != 0 {
+		if err := c.Options.check(); err != nil {
+			return dst, err
+		}
+		in, out, haveSeq = c.Options.Seq()
+	}
+	size := RecordSize(Version0, c)
+	if wantSeq := size == fullSizeV0; wantSeq != haveSeq {
+		if wantSeq {
+			return dst, fieldError("seq", ErrNoPartner, "flags %s need sequence data", c.Flags&FlagSeqMask)
+		}
+		return dst, fieldError("seq", ErrNoPartner, "in version 0 sequence data goes with the flag IN_SEQ or OUT_SEQ only")
+	}
+	n := len(dst)
+	dst = slices.Grow(dst, size)[:n+size]
+	b := dst[n : n+size : n+size]
+	_ = b[simpleSizeV0-1]
+	b[0] = 0
+	b[1] = byte(c.Protocol)
+	binary.BigEndian.PutUint16(b[2:], c.Client.Port)
+	binary.BigEndian.PutUint16(b[4:], c.Virtual.Port)
+	binary.BigEndian.PutUint16(b[6:], c.Dest.Port)
+	copy(b[8:12], c.Client.Addr[:4])
+	copy(b[12:16], c.Virtual.Addr[:4])
+	copy(b[16:20], c.Dest.Addr[:4])
+	binary.BigEndian.PutUint16(b[20:], uint16(c.Flags&^FlagHashed))
+	binary.BigEndian.PutUint16(b[22:], uint16(c.State))
+	if haveSeq {
+		putSeqHost(b[24:], in)
+		putSeqHost(b[36:], out)
+	}
+	return dst, nil
+}
+
+// putSeqHost writes host order: the kernel copies its own memory in version 0,
+// so both ends must have the same byte order.
+func putSeqHost(b []byte, s Seq) {
+	binary.NativeEndian.PutUint32(b, s.Init)
+	binary.NativeEndian.PutUint32(b[4:], s.Delta)
+	binary.NativeEndian.PutUint32(b[8:], s.PreviousDelta)
+}
+
+func checkFamilies(c *Conn) error {
+	ends := [...]struct {
+		name string
+		e    *Endpoint
+	}{{"client", &c.Client}, {"virtual", &c.Virtual}, {"dest", &c.Dest}}
+	for _, x := range ends {
+		if x.e.Family != IPv4 && x.e.Family != IPv6 {
+			return fieldError(x.name, ErrNoAddress, "family %s", x.e.Family)
+		}
+	}
+	for _, x := range ends[1:] {
+		if x.e.Family != c.Client.Family {
+			return fieldError(x.name, ErrMixedFamilies, "%s, but the client is %s", x.e.Family, c.Client.Family)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package encoder
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+func TestWriterLaysOutAsTheKernel(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	all := samples(t)
+	for range 500 {
+		v := Version(rng.IntN(2))
+		limit := MinMessageSize + rng.IntN(3000)
+		buf := bytes.Repeat([]byte{0xa5}, limit+8)
+		var w Writer
+		if err := w.Init(buf[:limit], v, 7); err != nil {
+			t.Fatal(err)
+		}
+		// The slow twin: records in a list, laid out by hand.
+		var recs [][]byte
+		for {
+			c := all[rng.IntN(len(all))]
+			if v == Version0 {
+				c = []Conn{conn4(), connSeq(t)}[rng.IntN(2)]
+			}
+			rec := record(t, v, c)
+			want := len(message(v, 7, append(slices.Clip(recs), rec)...)) <= limit && len(recs) < MaxRecords
+			if rng.IntN(2) == 0 {
+				if got := w.AppendRaw(rec); got != want {
+					t.Fatalf("AppendRaw: %v, want %v", got, want)
+				}
+			} else {
+				err := w.Append(&c)
+				if (err == nil) != want {
+					t.Fatalf("Append: %v, want %v", err, want)
+				}
+				if err != nil && len(recs) > 0 && !errors.Is(err, ErrFull) {
+					t.Fatalf("Append: %v", err)
+				}
+			}
+			if !want {
+				break
+			}
+			recs = append(recs, rec)
+		}
+		want := message(v, 7, recs...)
+		if w.Count() != len(recs) || w.Size() != len(want) {
+			t.Fatalf("%d records, %d bytes", w.Count(), w.Size())
+		}
+		got := w.Seal()
+		if !bytes.Equal(got, want) {
+			t.Fatalf("got  %x\nwant %x", got, want)
+		}
+		if &got[0] != &buf[0] {
+			t.Fatal("the message does not lie in the caller's buffer")
+		}
+		if !bytes.Equal(buf[limit:], bytes.Repeat([]byte{0xa5}, 8)) {
+			t.Fatal("written past the limit")
+		}
+	}
+}
+
+func TestWriterCountNeverWraps(t *testing.T) {
+	for _, v := range []Version{0, 1} {
+		var w Writer
+		if err := w.Init(make([]byte, MaxMessageSize), v, 1); err != nil {
+			t.Fatal(err)
+		}
+		c := conn4()
+		for i := range MaxRecords {
+			if err := w.Append(&c); err != nil {
+				t.Fatalf("record %d: %v", i, err)
+			}
+		}
+		if err := w.Append(&c); !errors.Is(err, ErrFull) {
+			t.Errorf("record 256: %v", err)
+		}
+		if w.AppendRaw(record(t, v, c)) {
+			t.Error("record 256 fitted")
+		}
+		if rs := walk(new(Decoder), w.Seal()); len(rs) != MaxRecords {
+			t.Errorf("%d records", len(rs))
+		}
+	}
+}
+
+func TestWriterRefuses(t *testing.T) {
+	var w Writer
+	if w.Seal() != nil {
+		t.Error("a message out of nothing")
+	}
+	for _, n := range []int{0, MinMessageSize - 1, MaxMessageSize + 1} {
+		if err := w.Init(make([]byte, n), 1, 1); !errors.Is(err, ErrBuffer) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+	if err := w.Init(make([]byte, 1472), 2, 1); err == nil {
+		t.Error("version 2 exists")
+	}
+}
+
+// A record that fits no message of the limit is not ErrFull, or a caller that
+// seals and tries again would never end.
+func TestWriterRecordTooLongForAnyMessage(t *testing.T) {
+	var w Writer
+	if err := w.Init(make([]byte, MinMessageSize), 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	c := connUnknown(t)
+	var fe *FieldError
+	if err := w.Append(&c); !errors.As(err, &fe) || fe.Field != "record" || errors.Is(err, ErrFull) {
+		t.Errorf("%v", err)
+	}
+}
