@@ -1,0 +1,89 @@
+package xsk
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// What an errno means here, with the path through the kernel that yields it.
+// Paths are those of Linux 6.x.
+
+// isBackPressure reports whether the kernel takes no more for now. The packet
+// was not sent and stays queued.
+//
+//   - EAGAIN: the bytes in flight fill SO_SNDBUF: sock_alloc_send_pskb.
+//   - ENOBUFS: the queueing discipline dropped the packet: net_xmit_errno by way
+//     of ip_send_skb. Reported only with IP_RECVERR (udp_send_skb), which is
+//     why senders set it. Also: no memory for the packet.
+//   - ENOMEM: no memory: udp_sendmsg, neighbour allocation.
+//   - EBUSY: taken and dropped by a driver that is busy: dev_xmit_complete.
+func isBackPressure(e unix.Errno) bool {
+	return e == unix.EAGAIN || e == unix.ENOBUFS || e == unix.ENOMEM || e == unix.EBUSY
+}
+
+// isDeviceGone reports whether the interface does not exist any more.
+//
+//   - ENODEV: route look-up by an interface index that is not there:
+//     ip_route_output_key_hash_rcu; SIOCGIFFLAGS by name: dev_ioctl.
+//   - ENXIO: SO_BINDTODEVICE'd socket: ip6_datagram_send_ctl and AF_XDP's
+//     xsk_sendmsg.
+func isDeviceGone(e unix.Errno) bool { return e == unix.ENODEV || e == unix.ENXIO }
+
+// isLinkDown reports whether the interface carries nothing for now.
+//
+//   - ENETDOWN: the interface is not up: ip_mc_output's device, xsk_sendmsg.
+func isLinkDown(e unix.Errno) bool { return e == unix.ENETDOWN }
+
+// isNoRoute reports whether the kernel knows no way to the destination. For a
+// group, which is routed by the index of the interface, it means that the
+// interface is down or lost its addresses.
+//
+//   - ENETUNREACH: interface not up: ip_route_output_key_hash_rcu;
+//     no route: fib_lookup, ip6_route_output.
+//   - EHOSTUNREACH: route of type unreachable: fib_props.
+//   - EADDRNOTAVAIL: no usable source address, as while IPv6 addresses are
+//     being checked for duplicates: ip6_dst_lookup_tail.
+func isNoRoute(e unix.Errno) bool {
+	return e == unix.ENETUNREACH || e == unix.EHOSTUNREACH || e == unix.EADDRNOTAVAIL
+}
+
+// isTooBig reports whether the packet exceeds the MTU of the interface or the
+// path: ip_append_data and ip6_append_data with IP_PMTUDISC_DO.
+func isTooBig(e unix.Errno) bool { return e == unix.EMSGSIZE }
+
+// isPermission reports whether a right is missing, or a firewall of this host
+// refuses the packet (NF_DROP on the way out is EPERM: nf_hook_slow).
+func isPermission(e unix.Errno) bool { return e == unix.EPERM || e == unix.EACCES }
+
+// isNotice reports whether the errno may belong to an earlier packet: an ICMP
+// message leaves it in sk_err, and the next send returns it without sending
+// (sock_alloc_send_pskb, sock_error). __udp4_lib_err and icmp_err_convert,
+// __udp6_lib_err and icmpv6_err_convert.
+func isNotice(e unix.Errno) bool {
+	switch e {
+	case unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EHOSTDOWN, unix.ENONET,
+		unix.ENOPROTOOPT, unix.EOPNOTSUPP, unix.EMSGSIZE, unix.EACCES, unix.EPROTO:
+		return true
+	}
+	return false
+}
+
+// classify puts the sentinel for an errno around it.
+func classify(e unix.Errno) error {
+	switch {
+	case isDeviceGone(e):
+		return fmt.Errorf("%w (%w)", ErrDeviceGone, e)
+	case isLinkDown(e):
+		return fmt.Errorf("%w (%w)", ErrLinkDown, e)
+	case isNoRoute(e):
+		return fmt.Errorf("%w (%w)", ErrNoRoute, e)
+	case isTooBig(e):
+		return fmt.Errorf("%w of the path: lower MaxPayload (%w)", ErrMTU, e)
+	case isPermission(e):
+		return fmt.Errorf("%w (%w)", ErrPermission, e)
+	case e == unix.EADDRINUSE:
+		return fmt.Errorf("%w (%w)", ErrInUse, e)
+	}
+	return e
+}
