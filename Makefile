@@ -1,0 +1,64 @@
+# Everything here works on a fresh Debian machine with Go. As root, `make demo`
+# and `make test` install what they need; otherwise they name the one command.
+
+GO          ?= go
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
+# What the tests need from the system: the stock kernels of the kernel lab run
+# under QEMU, and the race detector needs a C compiler.
+PACKAGES    := qemu-system-x86 busybox-static ipvsadm iproute2 nftables cpio kmod xz-utils gcc libc6-dev
+
+FUZZ_COUNT  ?= 10000000x
+BENCH_TIME  ?= 1s
+# As root a test that cannot run is a failure, not a skip.
+REQUIRE     ?= $(if $(filter 0,$(shell id -u)),1,)
+
+.PHONY: build demo test test-kernel race fuzz bench lint clean setup
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ipvsync ./cmd/ipvsync
+
+demo: build
+	bin/ipvsync demo
+
+# All tests, those against stock Linux kernels included, then all but those
+# again under the race detector.
+test: setup
+	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m ./...
+	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -race -short ./...
+
+# The tests against stock Linux kernels alone.
+test-kernel: setup
+	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -v -run Kernel ./...
+
+race: setup
+	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 30m -race ./...
+
+# Each fuzz target for FUZZ_COUNT inputs, or a time such as 30s.
+fuzz:
+	for target in FuzzDecode FuzzRoundTrip; do \
+		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ_COUNT) ./encoder || exit 1; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCH_TIME) ./...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt would change these files: run gofmt -w ."; exit 1; }
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+
+clean:
+	rm -rf bin
+	$(GO) clean -testcache
+
+setup:
+	@missing=; for p in $(PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	if [ -z "$$missing" ]; then :; \
+	elif [ "$$(id -u)" = 0 ]; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
+	else \
+		echo "some tests will be skipped; to run them all, as root: apt-get install --no-install-recommends$$missing"; \
+	fi
