@@ -64,9 +64,18 @@ func samples(t testing.TB) []Conn {
 	return []Conn{conn4(), conn6(), connSeq(t), connSIP(t), connUnknown(t), name}
 }
 
-func TestVerdicts(t *testing.T) {
+// verdictCase is one record and what a Linux backup makes of it.
+type verdictCase struct {
+	name string
+	rec  []byte
+	want Reason
+}
+
+// verdictCases are the rules of docs/wire-format.md, one by one. The kernel
+// tests send the same ones to a stock kernel.
+func verdictCases(t testing.TB) []verdictCase {
+	good := record(t, 1, conn4())
 	rec := func(c Conn) []byte { return record(t, 1, c) }
-	good := rec(conn4())
 	edit := func(b []byte, f func(b []byte)) []byte { b = slices.Clone(b); f(b); return b }
 	// raw appends option bytes, and corrects the size.
 	raw := func(c Conn, options ...byte) []byte {
@@ -77,11 +86,7 @@ func TestVerdicts(t *testing.T) {
 	with := func(f func(*Conn)) []byte { c := conn4(); f(&c); return rec(c) }
 	seq := connSeq(t).Options
 	x := func(n int) []byte { return bytes.Repeat([]byte("x"), n) }
-	for _, tc := range []struct {
-		name string
-		rec  []byte
-		want Reason
-	}{
+	return []verdictCase{
 		{"good", good, Accepted},
 		{"ipv6", rec(conn6()), Accepted},
 		{"type 0x81 is ipv6", edit(rec(conn6()), func(b []byte) { b[0] = 0x81 }), Accepted},
@@ -127,9 +132,16 @@ func TestVerdicts(t *testing.T) {
 		{"template of any protocol", with(func(c *Conn) { c.Flags, c.Protocol, c.State = FlagTemplate, 200, 1 }), Accepted},
 		{"template in state 2", with(func(c *Conn) { c.Flags, c.State = FlagTemplate, 2 }), InvalidState},
 		{"one packet", with(func(c *Conn) { c.Flags = FlagOnePacket }), OnePacket},
+		{"template without client port", with(func(c *Conn) { c.Flags = FlagTemplate | FlagNoCport }), TemplateNoCport},
+		{"no client port", with(func(c *Conn) { c.Flags = FlagNoCport }), Accepted},
 		{"forwarding method 7", with(func(c *Conn) { c.Flags = 7 }), Accepted},
 		{"bad state before bad engine", raw(with2(func(c *Conn) { c.State = 99 }), 2, 1, 0), InvalidState},
-	} {
+	}
+}
+
+func TestVerdicts(t *testing.T) {
+	good := record(t, 1, conn4())
+	for _, tc := range verdictCases(t) {
 		// The record stands between two good ones: what it costs them is its scope.
 		msg := message(1, 7, good, tc.rec, good)
 		if tc.want == RecordTooSmall && tc.name == "size 35" {
@@ -350,12 +362,13 @@ func TestRandomMutations(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	for range 20000 {
-		compare(t, mutated(t, rng), uint8(rng.IntN(2)*7))
+		compare(t, mutated(t, rng, func(rec []byte, _ Version) []byte { return rec }), uint8(rng.IntN(2)*7))
 	}
 }
 
-// mutated is a message of a few good records with a few bytes changed.
-func mutated(t testing.TB, rng *rand.Rand) []byte {
+// mutated is a message of a few good records, each as each returns it, with a
+// few bytes changed.
+func mutated(t testing.TB, rng *rand.Rand, each func(rec []byte, v Version) []byte) []byte {
 	v := Version(rng.IntN(2))
 	var recs [][]byte
 	all := samples(t)
@@ -364,7 +377,7 @@ func mutated(t testing.TB, rng *rand.Rand) []byte {
 		if v == Version0 && (c.Family() == IPv6 || len(c.Options) > 0 && c.Flags&FlagSeqMask == 0) {
 			c = conn4()
 		}
-		recs = append(recs, record(t, v, c))
+		recs = append(recs, each(record(t, v, c), v))
 	}
 	m := message(v, 7, recs...)
 	for range rng.IntN(4) {

@@ -181,8 +181,8 @@ func (d *Decoder) nextV1(c *Conn) (Reason, bool) {
 	if reason == Accepted && len(c.Options) != 0 {
 		reason = d.checkEngine(c.Options)
 	}
-	if reason == Accepted && c.Flags&FlagOnePacket != 0 {
-		reason = OnePacket
+	if reason == Accepted {
+		reason = checkHashed(c.Flags)
 	}
 	return reason, true
 }
@@ -249,6 +249,18 @@ func checkState(c *Conn) Reason {
 	return Accepted
 }
 
+// checkHashed tells the connections that a backup never has in its table,
+// although nothing is wrong with their records.
+func checkHashed(f Flags) Reason {
+	switch {
+	case f&FlagOnePacket != 0:
+		return OnePacket
+	case f&FlagTemplate != 0 && f&FlagNoCport != 0:
+		return TemplateNoCport
+	}
+	return Accepted
+}
+
 // checkEngine is the kernel's search for the engine that a record with engine
 // data names; the name is compared as a C string.
 func (d *Decoder) checkEngine(o Options) Reason {
@@ -301,8 +313,8 @@ func (d *Decoder) nextV0(c *Conn) (Reason, bool) {
 	d.next += size
 	d.end = d.next
 	reason := checkState(c)
-	if reason == Accepted && c.Flags&FlagOnePacket != 0 {
-		reason = OnePacket
+	if reason == Accepted {
+		reason = checkHashed(c.Flags)
 	}
 	return reason, true
 }

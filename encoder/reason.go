@@ -42,7 +42,8 @@ const (
 	InvalidState        // the protocol has no such state (40)
 	PEDataWithoutName   // engine data without the engine's name (50)
 	UnknownEngine       // a persistence engine that is not loaded (50)
-	OnePacket           // taken, but never in the table: the flag ONE_PACKET
+	OnePacket           // never in the table: the flag ONE_PACKET
+	TemplateNoCport     // never in the table: the flags TEMPLATE and NO_CPORT together
 
 	numReasons
 )
@@ -98,6 +99,7 @@ var reasonNames = [numReasons]string{
 	PEDataWithoutName:   "engine data without engine name",
 	UnknownEngine:       "unknown persistence engine",
 	OnePacket:           "one-packet connection, never in the table",
+	TemplateNoCport:     "template without client port, never in the table",
 }
 
 // String is a short phrase in lower case.
@@ -116,7 +118,7 @@ var reasonLabels = [numReasons]string{
 	SeqTwice: "seq_twice", PEDataTwice: "pe_data_twice", PENameTooLong: "pe_name_too_long", PENameTwice: "pe_name_twice",
 	NotReached: "not_reached", UnknownOption: "unknown_option", UnsupportedProtocol: "unsupported_protocol",
 	InvalidState: "invalid_state", PEDataWithoutName: "pe_data_without_name", UnknownEngine: "unknown_engine",
-	OnePacket: "one_packet",
+	OnePacket: "one_packet", TemplateNoCport: "template_no_cport",
 }
 
 // Label is the reason as the name of a counter: lower case, underscores.

@@ -127,10 +127,7 @@ func refRecordV1(rec []byte, typ byte, size int) (r refRecord) {
 			r.reason = UnknownEngine
 		}
 	}
-	if r.reason == Accepted && c.Flags&0x2000 != 0 {
-		r.reason = OnePacket
-	}
-	return r
+	return refHashed(r)
 }
 
 func refState(c *Conn) Reason {
@@ -174,11 +171,17 @@ func refDecodeV0(rest []byte, count int) (records []refRecord, stopped Reason) {
 			}
 		}
 		r := refRecord{conn: c, reason: refState(&c)}
-		if r.reason == Accepted && c.Flags&0x2000 != 0 {
-			r.reason = OnePacket
-		}
-		records = append(records, r)
+		records = append(records, refHashed(r))
 		rest = rest[size:]
 	}
 	return records, Accepted
+}
+
+func refHashed(r refRecord) refRecord {
+	if r.reason == Accepted && r.conn.Flags&0x2000 != 0 {
+		r.reason = OnePacket
+	} else if r.reason == Accepted && r.conn.Flags&0x1800 == 0x1800 {
+		r.reason = TemplateNoCport
+	}
+	return r
 }

@@ -75,3 +75,11 @@ func (t OptionType) Known() bool {
 }
 
 func align(n int) int { return (n + alignment - 1) &^ (alignment - 1) }
+
+// HeaderSize is the number of bytes before the first record of a message.
+func HeaderSize(v Version) int {
+	if v == Version0 {
+		return headerSizeV0
+	}
+	return headerSizeV1
+}
