@@ -68,6 +68,11 @@ type UDPConfig struct {
 	// call, 1…1024. Default 64.
 	Batch int
 
+	// Lost is told each message that was committed and that no destination
+	// will get: given up by Flush, or still queued at Close. It is called
+	// from within those two; the message is lent for the call. Sender only.
+	Lost func(message []byte)
+
 	// SndBuf and RcvBuf are the sizes of the socket buffers in bytes, as the
 	// kernel counts them: with overhead, a message of 1400 bytes takes
 	// about 2300. Default: the system's. Above net.core.wmem_max and

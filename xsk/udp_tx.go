@@ -35,6 +35,8 @@ type UDPTx struct {
 
 	frames     *frames
 	head, tail uint64
+	failed     []int // by slot: how many destinations a message was given up for
+	anyFailed  bool
 	lent       bool
 	closed     bool
 
@@ -108,6 +110,7 @@ func OpenUDPTx(cfg UDPConfig) (_ *UDPTx, err error) {
 		t.info.SndBuf, t.info.RcvBuf = s.get(unix.SO_SNDBUF), s.get(unix.SO_RCVBUF)
 	}
 	t.frames = newFrames(t.cfg.Batch, t.cfg.MaxPayload, false)
+	t.failed = make([]int, t.cfg.Batch)
 	t.poll = make([]unix.PollFd, 0, len(t.dests))
 	t.lastCheck = time.Now()
 	t.send = sendmmsg
@@ -182,7 +185,29 @@ func (t *UDPTx) reclaim() {
 	for i := range t.dests {
 		head = min(head, t.dests[i].next)
 	}
+	t.reportLost(head)
 	t.head = head
+}
+
+// giveUp counts one destination that the message will not reach.
+func (t *UDPTx) giveUp(message uint64) {
+	t.failed[t.slot(message)]++
+	t.anyFailed = true
+}
+
+// reportLost tells the messages before end that reached nobody.
+func (t *UDPTx) reportLost(end uint64) {
+	if !t.anyFailed {
+		return
+	}
+	for i := t.head; i < end; i++ {
+		slot := t.slot(i)
+		if t.failed[slot] == len(t.dests) && t.cfg.Lost != nil {
+			t.cfg.Lost(t.frames.message(slot))
+		}
+		t.failed[slot] = 0
+	}
+	t.anyFailed = end != t.tail
 }
 
 // checkLink looks at the link now and then, and each time while it is down,
@@ -252,6 +277,7 @@ func (t *UDPTx) flushDest(d *dest) error {
 			return t.isDown(err)
 		}
 		// This packet will not do. Give it up, so that it is not in the way.
+		t.giveUp(d.next)
 		d.next++
 		if isTooBig(errno) {
 			t.n.TooBig++
@@ -389,11 +415,14 @@ func (t *UDPTx) Close() error {
 			t.drain(d)
 		}
 		t.n.Discarded += t.tail - d.next
-		d.next = t.tail
+		for ; d.next < t.tail; d.next++ {
+			t.giveUp(d.next)
+		}
 		if err := unix.Close(d.fd); err != nil && first == nil {
 			first = &Error{Op: "close UDP sender", Interface: t.info.Interface, Err: err}
 		}
 	}
+	t.reportLost(t.tail)
 	t.head = t.tail
 	t.publish()
 	return first

@@ -1,0 +1,230 @@
+package xsk
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// fakeKernel stands in for the kernel's side of a sender. It takes as many
+// messages as it likes, fails as it likes, and remembers what each destination
+// got. A message is its number.
+type fakeKernel struct {
+	t       *testing.T
+	tx      *UDPTx
+	rnd     *rand.Rand
+	got     [][]byte       // per destination, first byte of each message
+	notices map[int][]bool // per destination: error queue, true for refused
+	linkErr error
+	errnos  []unix.Errno // to choose from
+	refused uint64
+	unreach uint64
+}
+
+func newFake(t *testing.T, dests, batch int, seed uint64) (*UDPTx, *fakeKernel) {
+	ap := netip.MustParseAddrPort("10.0.0.1:8848")
+	tx := &UDPTx{cfg: UDPConfig{Batch: batch, MaxPayload: 1}, frames: newFrames(batch, 1, false)}
+	tx.link = &link{down: ErrLinkDown, gone: ErrDeviceGone, noCarrier: ErrLinkDown}
+	tx.lastCheck = time.Now()
+	k := &fakeKernel{t: t, tx: tx, rnd: rand.New(rand.NewPCG(seed, 0)), got: make([][]byte, dests), notices: map[int][]bool{}}
+	for i := range dests {
+		addr := ap
+		if i == 0 {
+			addr = netip.AddrPortFrom(group4, 8848)
+		}
+		tx.dests = append(tx.dests, dest{addr: addr, fd: i})
+	}
+	tx.send, tx.notice = k.send, k.notice
+	tx.look = func() error { return k.linkErr }
+	tx.redial = func(*dest) error { return nil }
+	return tx, k
+}
+
+func (k *fakeKernel) send(fd int, msgs []mmsghdr) (int, unix.Errno) {
+	if len(msgs) == 0 {
+		k.t.Fatal("a system call for nothing")
+	}
+	if k.linkErr != nil {
+		return 0, unix.ENETDOWN
+	}
+	errno := k.errnos[k.rnd.IntN(len(k.errnos))]
+	n := 0
+	if errno == 0 {
+		n = 1 + k.rnd.IntN(len(msgs))
+	}
+	for i := range n {
+		k.got[fd] = append(k.got[fd], *msgs[i].hdr.Iov.Base)
+	}
+	switch {
+	case errno == unix.ECONNREFUSED && len(k.notices[fd]) == 0 && k.rnd.IntN(2) == 0:
+		k.refused++ // the error queue had no room
+	case errno == unix.ECONNREFUSED, errno == 0 && k.rnd.IntN(4) == 0:
+		k.notices[fd] = append(k.notices[fd], true)
+		k.refused++
+	case errno == unix.EHOSTUNREACH && k.rnd.IntN(2) == 0:
+		k.notices[fd] = append(k.notices[fd], false)
+		k.unreach++
+	}
+	return n, errno
+}
+
+func (k *fakeKernel) notice(fd int) (unix.Errno, bool, bool) {
+	q := k.notices[fd]
+	if len(q) == 0 {
+		return 0, false, false
+	}
+	k.notices[fd] = q[1:]
+	if q[0] {
+		return unix.ECONNREFUSED, true, true
+	}
+	return unix.EHOSTUNREACH, true, true
+}
+
+// TestRandomKernel sends through a kernel that stops anywhere and fails with
+// anything. Every destination gets the messages in order, none twice, and those
+// missing are exactly those counted as given up.
+func TestRandomKernel(t *testing.T) {
+	all := []unix.Errno{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, unix.EAGAIN, unix.ENOBUFS, unix.EBUSY, unix.ENOMEM, unix.EINTR,
+		unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.EMSGSIZE, unix.EPERM, unix.EINVAL, unix.ENETDOWN, unix.ENETUNREACH, unix.ENODEV}
+	for range 300 {
+		seed := rand.Uint64()
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		dests, batch := 1+rnd.IntN(4), 1+rnd.IntN(9)
+		tx, k := newFake(t, dests, batch, seed)
+		k.errnos = all
+		const n = 200
+		for i := 0; i < n; {
+			buf, err := tx.Next()
+			if err == nil && rnd.IntN(8) > 0 {
+				buf[0] = byte(i)
+				tx.Commit(1)
+				i++
+				continue
+			}
+			k.linkErr = nil
+			if rnd.IntN(20) == 0 {
+				k.linkErr = ErrLinkDown
+			}
+			var typed *Error
+			if err := tx.Flush(); err != nil && !errors.As(err, &typed) && !errors.Is(err, ErrLinkDown) && !errors.Is(err, ErrDeviceGone) {
+				t.Fatalf("seed %d: Flush: %v is not typed", seed, err)
+			}
+			wantLedger(t, tx)
+		}
+		k.linkErr, k.errnos = nil, []unix.Errno{0}
+		for tx.Pending() > 0 {
+			if err := tx.Flush(); err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+		}
+		wantLedger(t, tx)
+		var delivered uint64
+		for d, got := range k.got {
+			delivered += uint64(len(got))
+			for i := 1; i < len(got); i++ {
+				if got[i] <= got[i-1] { // n is below 256
+					t.Fatalf("seed %d: destination %d got %d after %d", seed, d, got[i], got[i-1])
+				}
+			}
+			for q := k.notices[d]; len(q) > 0; q = k.notices[d] {
+				tx.drain(&tx.dests[d])
+			}
+		}
+		s := tx.n
+		if delivered != s.Packets || s.Packets+s.TooBig+s.Errors != n*uint64(dests) {
+			t.Fatalf("seed %d: %d delivered, %+v", seed, delivered, s)
+		}
+		if s.Refused != k.refused || s.Unreachable != k.unreach {
+			t.Fatalf("seed %d: %d refused and %d unreachable, want %d and %d", seed, s.Refused, s.Unreachable, k.refused, k.unreach)
+		}
+	}
+}
+
+// TestErrnoPolicy has each errno come for the middle one of three messages.
+func TestErrnoPolicy(t *testing.T) {
+	for _, c := range []struct {
+		errno   unix.Errno
+		group   bool
+		is      error
+		pending int
+		want    TxStats // Packets, BackPressure, LinkDown, TooBig, Errors, Refused
+	}{
+		{unix.EAGAIN, true, nil, 2, TxStats{Packets: 1, BackPressure: 1}},
+		{unix.ENOBUFS, true, nil, 2, TxStats{Packets: 1, BackPressure: 1}},
+		{unix.EBUSY, true, nil, 2, TxStats{Packets: 1, BackPressure: 1}},
+		{unix.ENOMEM, true, nil, 2, TxStats{Packets: 1, BackPressure: 1}},
+		{unix.ENETDOWN, true, ErrLinkDown, 2, TxStats{Packets: 1, LinkDown: 1}},
+		{unix.ENETDOWN, false, ErrLinkDown, 2, TxStats{Packets: 1, LinkDown: 1}},
+		{unix.ENETUNREACH, true, ErrLinkDown, 2, TxStats{Packets: 1, LinkDown: 1}},
+		{unix.EADDRNOTAVAIL, true, ErrLinkDown, 2, TxStats{Packets: 1, LinkDown: 1}},
+		{unix.ENODEV, true, ErrDeviceGone, 2, TxStats{Packets: 1, LinkDown: 1}},
+		{unix.ENXIO, true, ErrDeviceGone, 2, TxStats{Packets: 1, LinkDown: 1}},
+		{unix.ENETUNREACH, false, ErrNoRoute, 0, TxStats{Packets: 2, Errors: 1}},
+		{unix.EHOSTUNREACH, false, ErrNoRoute, 0, TxStats{Packets: 2, Errors: 1}},
+		{unix.ENODEV, false, ErrDeviceGone, 0, TxStats{Packets: 2, Errors: 1}},
+		{unix.EMSGSIZE, true, ErrMTU, 0, TxStats{Packets: 2, TooBig: 1}},
+		{unix.EPERM, true, ErrPermission, 0, TxStats{Packets: 2, Errors: 1}},
+		{unix.EINVAL, true, unix.EINVAL, 0, TxStats{Packets: 2, Errors: 1}},
+		{unix.EINTR, true, nil, 0, TxStats{Packets: 3}},
+		{unix.ECONNREFUSED, false, nil, 0, TxStats{Packets: 3, Refused: 1}},
+	} {
+		tx, k := newFake(t, 2, 4, 0)
+		tx.dests = tx.dests[:1]
+		if !c.group {
+			tx.dests[0].addr = netip.MustParseAddrPort("10.0.0.1:8848")
+		}
+		script := []unix.Errno{0, c.errno, 0, 0}
+		tx.send = func(fd int, msgs []mmsghdr) (int, unix.Errno) {
+			e := script[0]
+			script = script[1:]
+			if e != 0 {
+				return 0, e
+			}
+			return 1, 0
+		}
+		for range 3 {
+			if _, err := tx.Next(); err != nil {
+				t.Fatal(err)
+			}
+			tx.Commit(1)
+		}
+		err := tx.Flush()
+		if !errors.Is(err, c.is) || tx.Pending() != c.pending {
+			t.Errorf("%s, group %v: %v with %d pending, want %v with %d", c.errno, c.group, err, tx.Pending(), c.is, c.pending)
+		}
+		if c.is != nil && c.errno != unix.ENETDOWN && !errors.Is(err, ErrLinkDown) && !errors.Is(err, c.errno) && k.linkErr == nil && c.pending == 0 {
+			t.Errorf("%s: %v does not wrap the errno", c.errno, err)
+		}
+		s := tx.Stats()
+		c.want.Messages, c.want.Bytes, c.want.Syscalls = 3, 3, s.Syscalls
+		if s != c.want {
+			t.Errorf("%s, group %v: %+v, want %+v", c.errno, c.group, s, c.want)
+		}
+	}
+}
+
+// TestNoticesWithoutEnd: a peer's network that floods notices holds up neither
+// the loop nor the other destination, and loses nothing.
+func TestNoticesWithoutEnd(t *testing.T) {
+	tx, k := newFake(t, 2, 4, 0)
+	tx.send = func(fd int, msgs []mmsghdr) (int, unix.Errno) {
+		if fd == 1 {
+			return 0, unix.ECONNREFUSED
+		}
+		return len(msgs), 0
+	}
+	tx.notice = func(fd int) (unix.Errno, bool, bool) { return unix.ECONNREFUSED, true, true }
+	if _, err := tx.Next(); err != nil {
+		t.Fatal(err)
+	}
+	tx.Commit(1)
+	if err := tx.Flush(); err != nil || tx.Pending() != 1 || tx.dests[0].next != 1 {
+		t.Errorf("%v with %d pending, the other destination has %d", err, tx.Pending(), tx.dests[0].next)
+	}
+	_ = k
+	wantLedger(t, tx)
+}
