@@ -18,16 +18,18 @@ import (
 // run executes a posted shell script, put stores posted bytes (init.sh,
 // run.cgi, put.cgi). A call takes some ten milliseconds.
 const (
-	controlURL = "http://10.88.0.2:8099/cgi-bin/"
+	controlURL = "http://10.87.0.2/cgi-bin/"
 	runTimeout = 60 * time.Second
+	exitMark   = "\nX-Exit: " // begins the end of each answer
 )
 
-// RunErr runs a shell script in the guest and returns what it wrote to standard
+// RunErr runs a shell script in the guest, in the namespace of its IPVS, and returns what it wrote to standard
 // output and standard error, and its exit status. err is not nil when the guest
 // could not be asked; a script that fails is no error. What the script leaves
-// running in the background lives on, its output is lost unless redirected.
+// running in the background must have its output redirected, as [Guest.Start]
+// does: the call returns when the last writer is gone.
 func (g *Guest) RunErr(ctx context.Context, script string) (out string, code int, err error) {
-	return g.post(ctx, "run", []byte(script))
+	return g.post(ctx, "run?lab", []byte(script))
 }
 
 // Run is [Guest.RunErr] for scripts that must succeed: the test fails on an exit
@@ -105,6 +107,19 @@ done
 cat %[2]s`, d.pid, d.log))
 }
 
+// Reset empties everything of IPVS and of the network in the guest: connections,
+// services, daemons, sysctls, links. It takes a fraction of a second, a boot
+// several. Programs that still run keep the old namespace.
+func (g *Guest) Reset(tb testing.TB) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), runTimeout)
+	defer cancel()
+	out, code, err := g.post(ctx, "run", []byte("lab-reset"))
+	if err != nil || code != 0 {
+		tb.Fatalf("reset guest: %v, exit status %d\n%s\nconsole:\n%s", err, code, out, g.console.tail())
+	}
+}
+
 // Dmesg returns the kernel's log.
 func (g *Guest) Dmesg(tb testing.TB) string {
 	tb.Helper()
@@ -132,13 +147,17 @@ func (g *Guest) post(ctx context.Context, cgi string, body []byte) (string, int,
 		return "", 0, fmt.Errorf("ask guest: %w", errors.Join(err, context.Cause(ctx)))
 	}
 	defer resp.Body.Close()
-	out, err := io.ReadAll(resp.Body)
+	body, err = io.ReadAll(resp.Body)
 	if err != nil {
-		return string(out), 0, fmt.Errorf("read answer of guest: %w", errors.Join(err, context.Cause(ctx)))
+		return string(body), 0, fmt.Errorf("read answer of guest: %w", errors.Join(err, context.Cause(ctx)))
 	}
-	code, err := strconv.Atoi(resp.Header.Get("X-Exit"))
+	end := bytes.LastIndex(body, []byte(exitMark))
+	if end < 0 {
+		return string(body), 0, fmt.Errorf("read answer of guest: status %s without exit status", resp.Status)
+	}
+	code, err := strconv.Atoi(string(body[end+len(exitMark):]))
 	if err != nil {
-		return string(out), 0, fmt.Errorf("read answer of guest: status %s without exit status", resp.Status)
+		return string(body), 0, fmt.Errorf("read answer of guest: %w", err)
 	}
-	return string(out), code, nil
+	return string(body[:end]), code, nil
 }

@@ -17,8 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ipvsync/ipvsync/xsk/netns"
 	"github.com/ipvsync/ipvsync/xsk/xsktest"
 )
@@ -28,6 +26,9 @@ import (
 const (
 	TapName  = "tap0" // interface of the host's side, in the guest's namespace
 	Ethernet = "eth0" // interface of the guest
+
+	controlTap  = "ctl0" // a second wire, so that captures of the first stay clean
+	controlHost = "10.87.0.1/24"
 )
 
 // Addresses of the two ends of the wire.
@@ -56,6 +57,11 @@ type Guest struct {
 	console *console
 	booted  time.Duration
 
+	mu     sync.Mutex
+	backup backup // as last started
+	marks  uint16 // sent by Settle
+
+	cmd     *exec.Cmd     // QEMU
 	exited  chan struct{} // closed when QEMU is gone
 	exitErr error         // valid once exited is closed
 }
@@ -64,10 +70,9 @@ type Guest struct {
 type Option func(*options)
 
 type options struct {
-	cpus    int
-	memory  int
-	append  string
-	release bool
+	cpus   int
+	memory int
+	append string
 }
 
 // WithCPUs gives the guest n processors instead of one.
@@ -109,6 +114,9 @@ func Boot(tb testing.TB, k Kernel, opts ...Option) *Guest {
 		exited:  make(chan struct{}),
 	}
 	err = netns.Tap(g.ns, TapName, netip.PrefixFrom(HostAddr, 24), netip.PrefixFrom(HostAddr6, 64))
+	if err == nil {
+		err = netns.Tap(g.ns, controlTap, netip.MustParsePrefix(controlHost))
+	}
 	if err != nil {
 		xsktest.SkipOrFail(tb, "no tap device; run: modprobe tun: %v", err)
 	}
@@ -148,7 +156,8 @@ func (g *Guest) start(tb testing.TB, img image, o options) error {
 	}
 	// No KVM, even where /dev/kvm exists: nested it may hang the guest.
 	// console=ttyS0 carries what a dying guest has to say; panic=-1 with
-	// -no-reboot makes its death the end of QEMU.
+	// -no-reboot makes its death the end of QEMU. Without checksum offload the
+	// frames on the wire are complete, as on a real one.
 	cmd := exec.Command(qemu,
 		"-accel", "tcg", "-cpu", "max", "-smp", strconv.Itoa(o.cpus), "-m", strconv.Itoa(o.memory),
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
@@ -156,10 +165,13 @@ func (g *Guest) start(tb testing.TB, img image, o options) error {
 		"-append", "console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigations=off "+
 			"random.trust_cpu=on no_timer_check tsc=reliable net.ifnames=0 "+o.append,
 		"-netdev", "tap,id=wire,ifname="+TapName+",script=no,downscript=no",
-		"-device", "virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:88:00:02",
+		"-device", "virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:88:00:01,csum=off,guest_csum=off",
+		"-netdev", "tap,id=control,ifname="+controlTap+",script=no,downscript=no",
+		"-device", "virtio-net-pci,netdev=control,romfile=,mac=52:54:00:87:00:01",
 	)
 	cmd.Stdout, cmd.Stderr = g.console, g.console
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	g.cmd = cmd
 	started := make(chan error, 1)
 	go func() {
 		defer close(g.exited)
@@ -193,6 +205,9 @@ func (g *Guest) waitReady(deadline time.Time) error {
 	defer timer.Stop()
 	select {
 	case <-g.console.ready:
+		if strings.Contains(g.console.String(), faultMark) {
+			return errors.New("guest could not set itself up")
+		}
 		return nil
 	case <-g.exited:
 		return fmt.Errorf("guest died: %w", errors.Join(errDied, g.exitErr))
@@ -242,6 +257,9 @@ type console struct {
 // readyMark is printed by init.sh once the control channel is served.
 const readyMark = "KERNELLAB ready"
 
+// faultMark begins what init.sh prints when a step fails.
+const faultMark = "KERNELLAB cannot"
+
 func newConsole() *console { return &console{ready: make(chan struct{})} }
 
 // Write implements io.Writer for exec.Cmd.
@@ -263,6 +281,3 @@ func (c *console) String() string {
 }
 
 func (c *console) tail() string { return tail(c.String(), 30) }
-
-// pidAlive is for the test of the guest's end.
-func pidAlive(pid int) bool { return unix.Kill(pid, 0) == nil }

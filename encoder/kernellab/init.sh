@@ -7,31 +7,36 @@
 /bin/busybox mkdir -p /applets
 /bin/busybox --install -s /applets
 export PATH=/bin:/applets
+ln -sf /proc/self/fd /dev/fd
+mount -t tmpfs run /run
 echo "KERNELLAB userspace $(cut -d' ' -f1 /proc/uptime)"
+up=
 for m in /modules/*.ko; do
 	insmod "$m" || echo "KERNELLAB cannot load $m"
+	# The kernel takes most of a second from here to a carrier: start early.
+	if [ -z "$up" ] && [ -e /sys/class/net/eth1 ]; then
+		# Later changes to its multicast filter would take effect late (6.12).
+		ip link set eth0 promisc on up
+		ip link set eth1 up
+		up=1
+	fi
 done
 echo "KERNELLAB modules $(cut -d' ' -f1 /proc/uptime)"
 
-for p in all default; do
-	echo 0 >/proc/sys/net/ipv6/conf/$p/accept_dad
-	echo 0 >/proc/sys/net/ipv6/conf/$p/dad_transmits
-	echo 0 >/proc/sys/net/ipv6/conf/$p/router_solicitations
-	echo 0 >/proc/sys/net/ipv4/conf/$p/rp_filter
+# eth1 is the control channel's, eth0 the wire that tests look at. IPVS under
+# test lives in a namespace called lab, which lab-reset makes anew.
+ip addr add 10.87.0.2/24 dev eth1
+sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1
+lab-reset || echo "KERNELLAB cannot make the lab's namespace"
+httpd -p 10.87.0.2:80 -h /www || echo "KERNELLAB cannot start httpd"
+n=0
+for i in eth0 eth1; do
+	until [ "$(cat /sys/class/net/$i/operstate)" = up ]; do
+		n=$((n + 1))
+		[ $n = 1000 ] && break
+		usleep 10000
+	done
 done
-echo 1 >/proc/sys/net/ipv4/ip_forward
-echo 1 >/proc/sys/net/ipv6/conf/all/forwarding
-ip link set lo up
-ip link set eth0 up
-ip addr add 10.88.0.2/24 dev eth0
-ip addr add fd00:88::2/64 dev eth0 nodad
-# The master or backup daemon needs routes for its groups at once.
-ip route add 224.0.0.0/4 dev eth0
-ip route add default via 10.88.0.1
-ip route add default via fd00:88::1
-
-# The control channel.
-httpd -p 8099 -h /www || echo "KERNELLAB cannot start httpd"
 echo "KERNELLAB ready $(cut -d' ' -f1 /proc/uptime)"
-# Reap children for ever; process 1 must not end.
+# Process 1 must not end. The shell reaps what it inherits.
 while :; do sleep 3600; done

@@ -17,6 +17,11 @@ import (
 //go:embed init.sh
 var initScript string
 
+// resetScript gives the guest a fresh network namespace and with it a fresh IPVS.
+//
+//go:embed reset.sh
+var resetScript string
+
 // runCGI and putCGI are the control channel: run a script, store a file.
 //
 //go:embed run.cgi
@@ -48,6 +53,7 @@ type recipeFile struct {
 func newRecipe(ctx context.Context) (*recipe, error) {
 	r := &recipe{files: []recipeFile{
 		{path: "init", text: initScript, mode: 0o755},
+		{path: "bin/lab-reset", text: resetScript, mode: 0o755},
 		{path: "www/cgi-bin/run", text: runCGI, mode: 0o755},
 		{path: "www/cgi-bin/put", text: putCGI, mode: 0o755},
 	}}
@@ -110,7 +116,7 @@ func (r *recipe) build(modules, dst string) error {
 	defer os.Remove(tmp)
 	defer f.Close()
 	w := &cpio{w: f, made: map[string]bool{}}
-	for _, d := range []string{"proc", "sys", "dev", "tmp", "run", "etc", "sbin", "usr/bin", "usr/sbin", "var/run/netns"} {
+	for _, d := range []string{"proc", "sys", "dev", "tmp", "run", "etc", "sbin", "usr/bin", "usr/sbin", "var"} {
 		w.dir(d)
 	}
 	w.node("dev/console", 5, 1)

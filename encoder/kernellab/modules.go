@@ -18,7 +18,7 @@ var wantModules = []string{
 	"crc32c_generic",
 	"af_packet", "virtio_pci", "virtio_net", // the wire
 	"veth", "dummy", "macvlan", // networks inside the guest
-	"sch_ingress", "cls_matchall", "act_skbedit", // firewall marks without a firewall
+	"sch_ingress", "cls_u32", "act_skbedit", // firewall marks without a firewall
 	"sctp", "nf_conntrack", "nf_conntrack_ftp", "nf_conntrack_sip", "nf_nat",
 	"ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_sh", "ip_vs_lc", "ip_vs_ftp", "ip_vs_pe_sip",
 }

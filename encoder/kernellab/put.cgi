@@ -1,6 +1,6 @@
 #!/bin/sh
 # Stores the posted bytes under the path that is the query string.
+printf 'Content-Type: text/plain\r\n\r\n'
 f=$QUERY_STRING
-mkdir -p "$(dirname "$f")" && cat >"$f.part" && chmod 755 "$f.part" && mv "$f.part" "$f"
-printf 'Content-Type: text/plain\r\nX-Exit: %d\r\n\r\n' "$?"
-wc -c <"$f"
+mkdir -p "${f%/*}/" && cat >"$f.part" && chmod 755 "$f.part" && mv "$f.part" "$f" && wc -c <"$f"
+printf '\nX-Exit: %d' "$?"
