@@ -122,6 +122,7 @@ func BenchmarkUDPRx(b *testing.B) {
 				b.SetBytes(benchPayload)
 				b.ReportAllocs()
 				var receiving time.Duration
+				b.ResetTimer()
 				for done := 0; done < b.N; {
 					for range batch {
 						if _, err := tx.Next(); err != nil {

@@ -24,6 +24,7 @@ type UDPRx struct {
 	batch     []Datagram
 	lastCheck time.Time
 	poll      [2]unix.PollFd // socket, event
+	count     [8]byte        // what is read from the event
 	mem       [unix.SK_MEMINFO_VARS]uint32
 	memLen    uint32
 	lastDrops uint32
@@ -166,13 +167,11 @@ func (r *UDPRx) wait(d time.Duration) (woken bool, err error) {
 	if r.poll[1].Revents == 0 {
 		return false, nil
 	}
-	var count [8]byte
-	_, _ = unix.Read(r.poll1(), count[:]) // resets the event; it cannot fail in a way that matters
+	// Resets the event, which is open as long as mu is held. It cannot fail in
+	// a way that matters.
+	_, _ = unix.Read(int(r.poll[1].Fd), r.count[:])
 	return true, nil
 }
-
-// poll1 returns the event's descriptor, which is open as long as mu is held.
-func (r *UDPRx) poll1() int { return int(r.poll[1].Fd) }
 
 // collect fills the batch from the first n frames.
 func (r *UDPRx) collect(n int) {
@@ -215,13 +214,16 @@ func (r *UDPRx) release() {
 	r.batch = r.batch[:0]
 }
 
+// wakeValue is what is written to the event: not 0 in either byte order, and
+// less than the count that would block.
+var wakeValue = [8]byte{3: 1, 4: 1}
+
 // Wake implements Rx.
 func (r *UDPRx) Wake() {
 	r.wakeMu.Lock()
 	defer r.wakeMu.Unlock()
 	if r.event >= 0 {
-		one := [8]byte{0: 1, 7: 1}         // not 0 in either byte order
-		_, _ = unix.Write(r.event, one[:]) // EAGAIN: it is set already
+		_, _ = unix.Write(r.event, wakeValue[:]) // EAGAIN: it is set already
 	}
 }
 
