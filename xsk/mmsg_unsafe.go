@@ -81,6 +81,9 @@ func newFrames(n, size int, names bool) *frames {
 // buffer returns the whole buffer of frame i.
 func (f *frames) buffer(i int) []byte { return unsafe.Slice(f.iovs[i].Base, f.size) }
 
+// message returns the bytes of frame i that are sent.
+func (f *frames) message(i int) []byte { return unsafe.Slice(f.iovs[i].Base, int(f.iovs[i].Len)) }
+
 // setLen sets how many bytes of frame i are sent.
 func (f *frames) setLen(i, n int) { f.iovs[i].SetLen(n) }
 

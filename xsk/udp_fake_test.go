@@ -86,7 +86,7 @@ func (k *fakeKernel) notice(fd int) (unix.Errno, bool, bool) {
 
 // TestRandomKernel sends through a kernel that stops anywhere and fails with
 // anything. Every destination gets the messages in order, none twice, and those
-// missing are exactly those counted as given up.
+// missing are exactly those counted as given up. Lost is told those that nobody got.
 func TestRandomKernel(t *testing.T) {
 	all := []unix.Errno{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, unix.EAGAIN, unix.ENOBUFS, unix.EBUSY, unix.ENOMEM, unix.EINTR,
 		unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.EMSGSIZE, unix.EPERM, unix.EINVAL, unix.ENETDOWN, unix.ENETUNREACH, unix.ENODEV}
@@ -96,6 +96,13 @@ func TestRandomKernel(t *testing.T) {
 		dests, batch := 1+rnd.IntN(4), 1+rnd.IntN(9)
 		tx, k := newFake(t, dests, batch, seed)
 		k.errnos = all
+		lost := map[byte]int{}
+		tx.cfg.Lost = func(message []byte) {
+			if len(message) != 1 {
+				t.Fatalf("seed %d: lost a message of %d bytes", seed, len(message))
+			}
+			lost[message[0]]++
+		}
 		const n = 200
 		for i := 0; i < n; {
 			buf, err := tx.Next()
@@ -123,7 +130,11 @@ func TestRandomKernel(t *testing.T) {
 		}
 		wantLedger(t, tx)
 		var delivered uint64
+		reached := map[byte]bool{}
 		for d, got := range k.got {
+			for _, m := range got {
+				reached[m] = true
+			}
 			delivered += uint64(len(got))
 			for i := 1; i < len(got); i++ {
 				if got[i] <= got[i-1] { // n is below 256
@@ -132,6 +143,11 @@ func TestRandomKernel(t *testing.T) {
 			}
 			for q := k.notices[d]; len(q) > 0; q = k.notices[d] {
 				tx.drain(&tx.dests[d])
+			}
+		}
+		for m := range byte(n) { // told once if nobody got it, otherwise never
+			if told := lost[m]; reached[m] && told != 0 || !reached[m] && told != 1 {
+				t.Fatalf("seed %d: message %d reached somebody: %v, told as lost %d times", seed, m, reached[m], told)
 			}
 		}
 		s := tx.n

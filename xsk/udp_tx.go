@@ -110,7 +110,6 @@ func OpenUDPTx(cfg UDPConfig) (_ *UDPTx, err error) {
 		t.info.SndBuf, t.info.RcvBuf = s.get(unix.SO_SNDBUF), s.get(unix.SO_RCVBUF)
 	}
 	t.frames = newFrames(t.cfg.Batch, t.cfg.MaxPayload, false)
-	t.failed = make([]int, t.cfg.Batch)
 	t.poll = make([]unix.PollFd, 0, len(t.dests))
 	t.lastCheck = time.Now()
 	t.send = sendmmsg
@@ -191,6 +190,9 @@ func (t *UDPTx) reclaim() {
 
 // giveUp counts one destination that the message will not reach.
 func (t *UDPTx) giveUp(message uint64) {
+	if t.failed == nil {
+		t.failed = make([]int, t.cfg.Batch) // not before it is needed
+	}
 	t.failed[t.slot(message)]++
 	t.anyFailed = true
 }
