@@ -136,6 +136,7 @@ func fetch(ctx context.Context, k Kernel) (image, error) {
 			if err := recipe.build(filepath.Join(home, "modules"), img.initrd); err != nil {
 				return image{}, err
 			}
+			removeStale(home)
 		}
 	}
 	release, err := os.ReadFile(filepath.Join(home, "release"))
@@ -144,6 +145,20 @@ func fetch(ctx context.Context, k Kernel) (image, error) {
 	}
 	img.release = strings.TrimSpace(string(release))
 	return img, nil
+}
+
+// staleAfter is when an initramfs that another version of this package built may
+// go. A process that started longer ago has loaded it, or builds it again.
+const staleAfter = 24 * time.Hour
+
+// removeStale removes old initramfs files of a kernel.
+func removeStale(home string) {
+	files, _ := filepath.Glob(filepath.Join(home, "initrd-*"))
+	for _, f := range files {
+		if st, err := os.Stat(f); err == nil && time.Since(st.ModTime()) > staleAfter {
+			os.Remove(f)
+		}
+	}
 }
 
 // download gets the package of k and leaves in home only what a boot needs.

@@ -19,7 +19,7 @@ const goldenDir = "../testdata/golden"
 // capture of everything.
 func TestGolden(t *testing.T) {
 	if !*update {
-		t.Skip("writes files only with -update; TestMaster checks the traffic")
+		t.Skip("writes files only with -update; TestLab checks the traffic")
 	}
 	if err := os.MkdirAll(goldenDir, 0o755); err != nil {
 		t.Fatal(err)

@@ -12,132 +12,140 @@ import (
 	"time"
 )
 
-// each runs a test on a guest of each kernel, side by side.
-func each(t *testing.T, f func(t *testing.T, g *Guest)) {
+// TestLab runs everything that a kernel can be asked, on one guest of each kernel,
+// side by side.
+func TestLab(t *testing.T) {
 	for _, k := range Kernels {
 		t.Run(string(k), func(t *testing.T) {
 			t.Parallel()
 			g := Boot(t, k)
 			t.Logf("booted Linux %s in %v", g.Release(), g.BootTime().Round(time.Millisecond))
-			f(t, g)
+			for _, test := range []struct {
+				name string
+				run  func(t *testing.T, g *Guest)
+			}{
+				{"guest", testGuest},
+				{"backup", testBackup},
+				{"master", testMaster},
+				{"facts", testFacts},
+				{"timeouts", testTimeouts},
+				{"addressing", testAddressing},
+			} {
+				t.Run(test.name, func(t *testing.T) { test.run(t, g) })
+				g.Reset(t)
+			}
 		})
 	}
 }
 
-// TestGuest checks the machine itself: control, files, background programs, and
+// testGuest checks the machine itself: control, files, background programs, and
 // what a Reset leaves.
-func TestGuest(t *testing.T) {
-	each(t, func(t *testing.T, g *Guest) {
-		if got := strings.TrimSpace(g.Run(t, "uname -r")); got != g.Release() {
-			t.Errorf("uname -r = %q, want %q", got, g.Release())
-		}
-		out, code, err := g.RunErr(t.Context(), "echo out; echo err >&2; exit 3")
-		if err != nil || code != 3 || out != "out\nerr\n" {
-			t.Errorf("RunErr = %q, %d, %v", out, code, err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		defer cancel()
-		if _, _, err := g.RunErr(ctx, "sleep 100"); err == nil {
-			t.Error("RunErr outlived its context")
-		}
+func testGuest(t *testing.T, g *Guest) {
+	if got := strings.TrimSpace(g.Run(t, "uname -r")); got != g.Release() {
+		t.Errorf("uname -r = %q, want %q", got, g.Release())
+	}
+	out, code, err := g.RunErr(t.Context(), "echo out; echo err >&2; exit 3")
+	if err != nil || code != 3 || out != "out\nerr\n" {
+		t.Errorf("RunErr = %q, %d, %v", out, code, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, _, err := g.RunErr(ctx, "sleep 100"); err == nil {
+		t.Error("RunErr outlived its context")
+	}
 
-		// The static busybox of the host stands for any static program, padded
-		// to the size of a Go binary.
-		path, err := look("busybox")
-		if err != nil {
-			t.Fatal(err)
-		}
-		program, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		start := time.Now()
-		program = append(program, bytes.Repeat([]byte("padding "), 1<<20)...)
-		g.Put(t, "/lab/dir/busybox", program)
-		t.Logf("put %d bytes in %v", len(program), time.Since(start).Round(time.Millisecond))
-		d := g.Start(t, "/lab/dir/busybox sh -c 'echo it'\\''s up; sleep 1000'")
-		for deadline := time.Now().Add(5 * time.Second); d.Output(t) == "" && time.Now().Before(deadline); {
-			time.Sleep(20 * time.Millisecond)
-		}
-		if got := d.Stop(t); got != "it's up\n" {
-			t.Errorf("background program wrote %q", got)
-		}
+	// The static busybox of the host stands for any static program, padded
+	// to the size of a Go binary.
+	path, err := look("busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	program = append(program, bytes.Repeat([]byte("padding "), 1<<20)...)
+	g.Put(t, "/lab/dir/busybox", program)
+	t.Logf("put %d bytes in %v", len(program), time.Since(start).Round(time.Millisecond))
+	d := g.Start(t, "/lab/dir/busybox sh -c 'echo \"it'\\''s up\"; sleep 1000'")
+	for deadline := time.Now().Add(5 * time.Second); d.Output(t) == "" && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond)
+	}
+	if got := d.Stop(t); got != "it's up\n" {
+		t.Errorf("background program wrote %q", got)
+	}
 
-		g.Run(t, "ip link add gone type dummy; ipvsadm -A -t 10.88.0.2:80; sysctl -qw net.ipv4.vs.sync_version=0")
-		start = time.Now()
-		g.Reset(t)
-		t.Logf("reset in %v", time.Since(start).Round(time.Millisecond))
-		got := g.Run(t, "ls /sys/class/net 2>/dev/null | grep -c x; ip -br link | cut -d' ' -f1; ipvsadm -Sn; cat /proc/sys/net/ipv4/vs/sync_version")
-		if want := "0\nlo\neth0@if2\n1\n"; got != want {
-			t.Errorf("after Reset: %q, want %q", got, want)
-		}
-	})
+	g.Run(t, "ip link add gone type dummy; ipvsadm -A -t 10.88.0.2:80; sysctl -qw net.ipv4.vs.sync_version=0")
+	start = time.Now()
+	g.Reset(t)
+	t.Logf("reset in %v", time.Since(start).Round(time.Millisecond))
+	got := g.Run(t, "ls /sys/class/net 2>/dev/null | grep -c x; ip -br link | cut -d' ' -f1; ipvsadm -Sn; cat /proc/sys/net/ipv4/vs/sync_version")
+	if want := "0\nlo\neth0@if2\n1\n"; got != want {
+		t.Errorf("after Reset: %q, want %q", got, want)
+	}
 }
 
-// TestBackup sends single-record messages by hand, over IPv4 and IPv6 groups.
-func TestBackup(t *testing.T) {
-	each(t, func(t *testing.T, g *Guest) {
-		for _, o := range []DaemonOptions{
-			{},
-			{Group: SyncGroup6},
-			{Group: netip.MustParseAddr("239.1.2.3"), Port: 9000, MaxLen: 1000, TTL: 2},
-		} {
-			g.StartBackup(t, 7, o)
-			// IPv4 TCP 198.51.100.1:1000 to 10.0.0.1:80 at 10.0.0.2:8080, FIN_WAIT, 200 s.
-			msg := []byte("\x00\x07\x00\x2c\x01\x01\x00\x00" +
-				"\x00\x06\x00\x24\x00\x00\x00\x00\x00\x04\x03\xe8\x00\x50\x1f\x90\x00\x00\x00\x00\x00\x00\x00\xc8" +
-				"\xc6\x33\x64\x01\x0a\x00\x00\x01\x0a\x00\x00\x02")
-			g.send(t, o.addr(), msg)
-			g.Settle(t)
-			conns := g.ConnsSync(t)
-			if len(conns) != 1 {
-				t.Fatalf("%+v: %d connections, want 1: %v\n%s", o, len(conns), conns, g.RawConns(t))
-			}
-			want := "TCP 198.51.100.1:1000>10.0.0.1:80>10.0.0.2:8080 FIN_WAIT SYNC"
-			if got := conns[0].String(); got != want {
-				t.Errorf("%+v: listed %s, want %s", o, got, want)
-			}
-			if e := conns[0].Expires; e < 190 || e > 200 {
-				t.Errorf("%+v: expires in %d s, want 200", o, e)
-			}
-			g.Reset(t)
-			if conns := g.Conns(t); len(conns) != 0 {
-				t.Errorf("after Reset: %v", conns)
-			}
+// testBackup sends single-record messages by hand, over IPv4 and IPv6 groups.
+func testBackup(t *testing.T, g *Guest) {
+	for _, o := range []DaemonOptions{
+		{},
+		{Group: SyncGroup6},
+		{Group: netip.MustParseAddr("239.1.2.3"), Port: 9000, MaxLen: 1000, TTL: 2},
+	} {
+		g.StartBackup(t, 7, o)
+		// IPv4 TCP 198.51.100.1:1000 to 10.0.0.1:80 at 10.0.0.2:8080, FIN_WAIT, 200 s.
+		msg := []byte("\x00\x07\x00\x2c\x01\x01\x00\x00" +
+			"\x00\x06\x00\x24\x00\x00\x00\x00\x00\x04\x03\xe8\x00\x50\x1f\x90\x00\x00\x00\x00\x00\x00\x00\xc8" +
+			"\xc6\x33\x64\x01\x0a\x00\x00\x01\x0a\x00\x00\x02")
+		g.send(t, o.addr(), msg)
+		g.Settle(t)
+		conns := g.ConnsSync(t)
+		if len(conns) != 1 {
+			t.Fatalf("%+v: %d connections, want 1: %v\n%s", o, len(conns), conns, g.RawConns(t))
 		}
-		if log := g.Dmesg(t); !strings.Contains(log, "IPVS: sync thread started: state = BACKUP") {
-			t.Errorf("kernel's log lacks the backup's start:\n%s", tail(log, 20))
+		want := "TCP 198.51.100.1:1000>10.0.0.1:80>10.0.0.2:8080 FIN_WAIT SYNC"
+		if got := conns[0].String(); got != want {
+			t.Errorf("%+v: listed %s, want %s", o, got, want)
 		}
-	})
-}
-
-// TestMaster checks that a master tells every kind of record, in both versions.
-func TestMaster(t *testing.T) {
-	each(t, func(t *testing.T, g *Guest) {
-		m := NewMaster(t, g, 1)
-		msgs := m.Play(t, Steps...)
-		t.Logf("version 1: %d messages, %d records", len(msgs), len(Records(msgs)))
-		for _, msg := range msgs {
-			if len(msg) < 44 || msg[0] != 0 || msg[1] != MasterSyncID || msg[5] != 1 {
-				t.Errorf("not a message of version 1: %x", msg)
-			}
+		if e := conns[0].Expires; e < 190 || e > 200 {
+			t.Errorf("%+v: expires in %d s, want 200", o, e)
 		}
 		g.Reset(t)
-		m = NewMaster(t, g, 0)
-		var steps []Step
-		for _, s := range Steps {
-			if s.Version0 {
-				steps = append(steps, s)
-			}
+		if conns := g.Conns(t); len(conns) != 0 {
+			t.Errorf("after Reset: %v", conns)
 		}
-		msgs = m.Play(t, steps...)
-		t.Logf("version 0: %d messages, %d records", len(msgs), len(Records(msgs)))
-		for _, msg := range msgs {
-			if len(msg) < 28 || msg[0] == 0 || msg[1] != MasterSyncID {
-				t.Errorf("not a message of version 0: %x", msg)
-			}
+	}
+	if log := g.Dmesg(t); !strings.Contains(log, "IPVS: sync thread started: state = BACKUP") {
+		t.Errorf("kernel's log lacks the backup's start:\n%s", tail(log, 20))
+	}
+}
+
+// testMaster checks that a master tells every kind of record, in both versions.
+func testMaster(t *testing.T, g *Guest) {
+	m := NewMaster(t, g, 1)
+	msgs := m.Play(t, Steps...)
+	t.Logf("version 1: %d messages, %d records", len(msgs), len(Records(msgs)))
+	for _, msg := range msgs {
+		if len(msg) < 44 || msg[0] != 0 || msg[1] != MasterSyncID || msg[5] != 1 {
+			t.Errorf("not a message of version 1: %x", msg)
 		}
-	})
+	}
+	g.Reset(t)
+	m = NewMaster(t, g, 0)
+	var steps []Step
+	for _, s := range Steps {
+		if s.Version0 {
+			steps = append(steps, s)
+		}
+	}
+	msgs = m.Play(t, steps...)
+	t.Logf("version 0: %d messages, %d records", len(msgs), len(Records(msgs)))
+	for _, msg := range msgs {
+		if len(msg) < 28 || msg[0] == 0 || msg[1] != MasterSyncID {
+			t.Errorf("not a message of version 0: %x", msg)
+		}
+	}
 }
 
 // TestDeath checks that the end of a guest is noticed, and the reason shown.
