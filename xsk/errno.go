@@ -16,8 +16,8 @@ import (
 //   - ENOBUFS: the queueing discipline dropped the packet: net_xmit_errno by way
 //     of ip_send_skb. Reported only with IP_RECVERR (udp_send_skb), which is
 //     why senders set it. Also: no memory for the packet.
-//   - ENOMEM: no memory: udp_sendmsg, neighbour allocation.
-//   - EBUSY: taken and dropped by a driver that is busy: dev_xmit_complete.
+//   - ENOMEM: no memory for the packet or its route.
+//   - EBUSY: dropped on the way to the driver: __xsk_generic_xmit, of AF_XDP only.
 func isBackPressure(e unix.Errno) bool {
 	return e == unix.EAGAIN || e == unix.ENOBUFS || e == unix.ENOMEM || e == unix.EBUSY
 }
@@ -26,13 +26,13 @@ func isBackPressure(e unix.Errno) bool {
 //
 //   - ENODEV: route look-up by an interface index that is not there:
 //     ip_route_output_key_hash_rcu; SIOCGIFFLAGS by name: dev_ioctl.
-//   - ENXIO: SO_BINDTODEVICE'd socket: ip6_datagram_send_ctl and AF_XDP's
-//     xsk_sendmsg.
+//   - ENXIO: the socket is not bound to a device any more: xsk_sendmsg, of AF_XDP only.
 func isDeviceGone(e unix.Errno) bool { return e == unix.ENODEV || e == unix.ENXIO }
 
 // isLinkDown reports whether the interface carries nothing for now.
 //
-//   - ENETDOWN: the interface is not up: ip_mc_output's device, xsk_sendmsg.
+//   - ENETDOWN: the interface is not up: __dev_queue_xmit, for one without a
+//     queueing discipline; xsk_sendmsg.
 func isLinkDown(e unix.Errno) bool { return e == unix.ENETDOWN }
 
 // isNoRoute reports whether the kernel knows no way to the destination. For a
