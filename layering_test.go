@@ -13,7 +13,7 @@ const module = "github.com/ipvsync/ipvsync"
 // three leaves import none of each other.
 func TestLayering(t *testing.T) {
 	may := map[string][]string{
-		module:             {module + "/ring", module + "/encoder", module + "/xsk"},
+		module:              {module + "/ring", module + "/encoder", module + "/xsk"},
 		module + "/ring":    {},
 		module + "/encoder": {},
 		module + "/xsk":     {},

@@ -156,3 +156,11 @@ func (r *SPSC) Unread(n int) {
 func (r *SPSC) Release() {
 	r.tail.Store(r.read) // hands the room back; pairs with the load in Reserve
 }
+
+// Head is the index up to which records are published, and Tail the one up to
+// which they are released: Tail reaches a Head read earlier when everything
+// published before that moment has been released. Compare by difference.
+func (r *SPSC) Head() uint64 { return r.head.Load() }
+
+// Tail: see Head.
+func (r *SPSC) Tail() uint64 { return r.tail.Load() }

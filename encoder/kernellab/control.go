@@ -27,7 +27,9 @@ const (
 // output and standard error, and its exit status. err is not nil when the guest
 // could not be asked; a script that fails is no error. What the script leaves
 // running in the background must have its output redirected, as [Guest.Start]
-// does: the call returns when the last writer is gone.
+// does: the call returns when the last writer is gone. To reach the NIC itself
+// instead of the lab's own interface on it, a script may start programs with
+// nsenter --net=/proc/1/ns/net.
 func (g *Guest) RunErr(ctx context.Context, script string) (out string, code int, err error) {
 	return g.post(ctx, "run?lab", []byte(script))
 }

@@ -21,7 +21,7 @@
 //
 // As a master it says what a message looks like, through real traffic:
 //
-//	m := kernellab.NewMaster(t, g, 1)
+//	m := kernellab.NewMaster(t, g, 1, kernellab.DaemonOptions{})
 //	msgs := m.Play(t, kernellab.Steps...)
 //
 // # What it needs

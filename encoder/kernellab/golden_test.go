@@ -35,7 +35,7 @@ func TestGolden(t *testing.T) {
 				if version == 0 {
 					pcap = fmt.Sprintf("master-%s-v0.pcap", k)
 				}
-				m := NewMaster(t, g, version)
+				m := NewMaster(t, g, version, DaemonOptions{})
 				stop := g.Capture(t, filepath.Join(goldenDir, pcap))
 				for _, s := range Steps {
 					if version == 0 && !s.Version0 {
@@ -47,7 +47,7 @@ func TestGolden(t *testing.T) {
 			}
 			// Everything at once: records of all kinds share messages.
 			g.Reset(t)
-			m := NewMaster(t, g, 1)
+			m := NewMaster(t, g, 1, DaemonOptions{})
 			mix := []Step{step("sip-pe"), step("seq"), step("ipv6-tcp"), step("persistence-template"),
 				step("fwmark"), step("udp"), step("ipv4-tcp")}
 			var commands []string

@@ -96,7 +96,8 @@ func (g *Guest) StopDaemons(tb testing.TB) {
 // record, of the client 192.0.2.255, is left out of what [Guest.Conns] returns.
 //
 // The daemon's socket holds a few hundred short messages: a test that sends
-// more should settle in between, or the kernel drops some.
+// more should settle in between, or the kernel drops some. With sync_ports above
+// 1 only the first of the daemon's threads is waited for.
 func (g *Guest) Settle(tb testing.TB) {
 	tb.Helper()
 	g.mu.Lock()

@@ -123,7 +123,7 @@ func testBackup(t *testing.T, g *Guest) {
 
 // testMaster checks that a master tells every kind of record, in both versions.
 func testMaster(t *testing.T, g *Guest) {
-	m := NewMaster(t, g, 1)
+	m := NewMaster(t, g, 1, DaemonOptions{Group: SyncGroup6, Port: 8900})
 	msgs := m.Play(t, Steps...)
 	t.Logf("version 1: %d messages, %d records", len(msgs), len(Records(msgs)))
 	for _, msg := range msgs {
@@ -132,7 +132,7 @@ func testMaster(t *testing.T, g *Guest) {
 		}
 	}
 	g.Reset(t)
-	m = NewMaster(t, g, 0)
+	m = NewMaster(t, g, 0, DaemonOptions{})
 	var steps []Step
 	for _, s := range Steps {
 		if s.Version0 {

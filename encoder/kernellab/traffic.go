@@ -50,12 +50,13 @@ type Step struct {
 }
 
 // NewMaster makes the guest a balancer whose master daemon speaks the version
-// (0 or 1). Call [Guest.Reset] before making another one of the same guest.
-func NewMaster(tb testing.TB, g *Guest, version int) *Master {
+// (0 or 1) of the protocol. Call [Guest.Reset] before making another one of the
+// same guest.
+func NewMaster(tb testing.TB, g *Guest, version int, o DaemonOptions) *Master {
 	tb.Helper()
 	g.Run(tb, fmt.Sprintf("VERSION=%d\n%s", version, masterScript))
-	m := &Master{g: g, version: version, tap: g.Collect(tb, DaemonOptions{})}
-	g.StartMaster(tb, MasterSyncID, DaemonOptions{})
+	m := &Master{g: g, version: version, tap: g.Collect(tb, o)}
+	g.StartMaster(tb, MasterSyncID, o)
 	g.Run(tb, fmt.Sprintf("ipvsadm --start-daemon backup --syncid %d --mcast-interface %s --mcast-port %d",
 		takeoverSyncID, Ethernet, takeoverPort))
 	return m

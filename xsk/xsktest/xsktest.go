@@ -83,3 +83,11 @@ func (e End) link() netns.End {
 		netip.PrefixFrom(e.Addr4, 24), netip.PrefixFrom(e.Addr6, 64),
 	}}
 }
+
+// SetLink sets the interface of e up or down.
+func SetLink(tb testing.TB, e End, up bool) {
+	tb.Helper()
+	if err := netns.SetLink(e.NS, e.Name, up); err != nil {
+		tb.Fatal(err)
+	}
+}

@@ -1,0 +1,231 @@
+package ipvsync
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ipvsync/ipvsync/encoder"
+	"github.com/ipvsync/ipvsync/xsk"
+)
+
+// Message is what a Receiver hands to its handler: the accepted records of one
+// datagram. Everything in it is lent for the span of the call.
+type Message struct {
+	Src     netip.AddrPort // who sent it
+	Header  encoder.Header
+	Conns   []Conn // accepted records, in order; may be empty
+	Trailer []byte // what follows the last record, which Linux ignores; mostly nil
+}
+
+// Handler gets every message that is not ignored as a whole. It is called by
+// one goroutine, the one in Run, and holds up the receiving while it runs.
+type Handler func(*Message)
+
+// Receiver receives the updates of masters and decides about each record as a
+// Linux backup does. NewReceiver makes one.
+type Receiver struct {
+	cfg     ReceiverConfig
+	handler Handler
+
+	// Used by Run alone.
+	decoder encoder.Decoder
+	message Message
+
+	mu     sync.Mutex
+	rx     xsk.Rx      // replaced by Run when its device vanishes
+	past   xsk.RxStats // of transports that were replaced
+	closed bool
+	ran    bool
+	done   chan struct{} // closed when Run has returned
+
+	messages, bytes, records, accepted, unread, reopened atomic.Uint64
+	ignored, refused                                     [encoder.NumReasons]atomic.Uint64
+}
+
+// NewReceiver opens the transport and joins the group: from now on messages
+// queue up in the socket. Run hands them to handler. Errors are a *ConfigError,
+// or those of package xsk.
+func NewReceiver(cfg ReceiverConfig, handler Handler) (*Receiver, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	if handler == nil {
+		return nil, configError("handler", "is required")
+	}
+	r := &Receiver{cfg: cfg, handler: handler, done: make(chan struct{})}
+	r.decoder = encoder.Decoder{SyncID: cfg.SyncID, Engines: cfg.Engines}
+	// As many as one message can hold, so that decoding never grows it.
+	r.message.Conns = make([]Conn, encoder.MaxRecords)
+	rx, err := cfg.openRx()
+	if err != nil {
+		return nil, err
+	}
+	r.rx = rx
+	return r, nil
+}
+
+func (cfg *ReceiverConfig) openRx() (xsk.Rx, error) {
+	if cfg.OpenRx != nil {
+		return cfg.OpenRx()
+	}
+	c := cfg.udp()
+	c.Unicast, c.RcvBuf = cfg.Unicast, cfg.SocketBuffer
+	return xsk.OpenUDPRx(c)
+}
+
+// Run receives until ctx is done, then returns nil; or until Close, then it
+// returns ErrClosed. It may be called once. A link that goes down and a device
+// that vanishes do not end it: it logs, and goes on when they are back. When
+// ctx is done it first handles what had already arrived.
+func (r *Receiver) Run(ctx context.Context) error {
+	r.mu.Lock()
+	if r.ran || r.closed {
+		r.mu.Unlock()
+		return ErrClosed
+	}
+	r.ran = true
+	r.mu.Unlock()
+	defer close(r.done)
+	stop := context.AfterFunc(ctx, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.rx.Wake()
+	})
+	defer stop()
+	down := false
+	for {
+		wait := time.Duration(-1)
+		if ctx.Err() != nil {
+			wait = 0
+		}
+		batch, err := r.rx.Receive(wait)
+		for i := range batch {
+			r.handle(&batch[i])
+		}
+		r.rx.Release()
+		switch {
+		case err == nil:
+			if down && len(batch) > 0 {
+				r.cfg.Logger.Info("receiving resumes")
+				down = false
+			}
+		case errors.Is(err, xsk.ErrClosed):
+			return ErrClosed
+		case errors.Is(err, xsk.ErrDeviceGone):
+			if err := r.reopen(ctx, err); err != nil {
+				return err
+			}
+		default:
+			if !down {
+				r.cfg.Logger.Error("receiving is disturbed", "error", err)
+			}
+			down = true
+		}
+		if ctx.Err() != nil && len(batch) == 0 {
+			return nil
+		}
+	}
+}
+
+// reopen tries until there is a device again.
+func (r *Receiver) reopen(ctx context.Context, cause error) error {
+	r.cfg.Logger.Error("receiving stops", "error", cause)
+	tick := time.NewTicker(retryInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		rx, err := r.cfg.openRx()
+		r.mu.Lock()
+		if r.closed {
+			r.mu.Unlock()
+			if err == nil {
+				rx.Close()
+			}
+			return ErrClosed
+		}
+		if err != nil {
+			r.mu.Unlock()
+			continue
+		}
+		old := r.rx
+		r.past = r.past.Plus(old.Stats())
+		r.rx = rx
+		r.mu.Unlock()
+		old.Close()
+		r.reopened.Add(1)
+		r.cfg.Logger.Info("receiving resumes")
+		return nil
+	}
+}
+
+// handle decodes one datagram and calls the handler.
+func (r *Receiver) handle(dg *xsk.Datagram) {
+	r.messages.Add(1)
+	r.bytes.Add(uint64(len(dg.Payload)))
+	d := &r.decoder
+	if reason := d.Open(dg.Payload); reason != encoder.Accepted {
+		r.ignored[reason].Add(1)
+		return
+	}
+	conns := r.message.Conns[:encoder.MaxRecords]
+	n := 0
+	for {
+		reason, ok := d.Next(&conns[n%encoder.MaxRecords])
+		if !ok {
+			break
+		}
+		if reason == encoder.Accepted {
+			n++
+			continue
+		}
+		r.refused[reason].Add(1)
+	}
+	r.records.Add(uint64(d.Header().Count))
+	r.unread.Add(uint64(d.Unread()))
+	r.accepted.Add(uint64(n))
+	m := &r.message
+	m.Src, m.Header, m.Conns, m.Trailer = dg.Src, d.Header(), conns[:n], d.Trailer()
+	r.handler(m)
+}
+
+// Close ends Run and lets everything go. It may be called from any goroutine
+// but the handler's, and more than once.
+func (r *Receiver) Close() error {
+	r.mu.Lock()
+	if r.closed {
+		r.mu.Unlock()
+		return nil
+	}
+	r.closed = true
+	ran, rx := r.ran, r.rx
+	r.mu.Unlock()
+	err := rx.Close()
+	if ran {
+		<-r.done
+	}
+	return err
+}
+
+// Stats reads the counters, without stopping anybody.
+func (r *Receiver) Stats() ReceiverStats {
+	st := ReceiverStats{
+		Messages: r.messages.Load(), Bytes: r.bytes.Load(), Records: r.records.Load(),
+		Accepted: r.accepted.Load(), Unread: r.unread.Load(), Reopened: r.reopened.Load(),
+	}
+	for i := range r.ignored {
+		st.Ignored[i] = r.ignored[i].Load()
+		st.Refused[i] = r.refused[i].Load()
+	}
+	r.mu.Lock()
+	st.Transport = r.past.Plus(r.rx.Stats())
+	r.mu.Unlock()
+	return st
+}

@@ -1,0 +1,536 @@
+package ipvsync
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ipvsync/ipvsync/encoder"
+	"github.com/ipvsync/ipvsync/xsk"
+	"github.com/ipvsync/ipvsync/xsk/xsktest"
+)
+
+// flow is connection n of the tests; its timeout numbers the updates of it.
+func flow(n int, update uint32) Conn {
+	var a [4]byte
+	binary.BigEndian.PutUint32(a[:], 0x0a000000+uint32(n))
+	e := func(ap string) encoder.Endpoint { return encoder.EndpointFrom(netip.MustParseAddrPort(ap)) }
+	return Conn{
+		Client:  encoder.EndpointFrom(netip.AddrPortFrom(netip.AddrFrom4(a), 1024)),
+		Virtual: e("192.0.2.1:80"), Dest: e("198.51.100.1:8080"),
+		Protocol: encoder.TCP, State: encoder.TCPEstablished, Timeout: update,
+	}
+}
+
+func flow6(n int, update uint32) Conn {
+	c := flow(n, update)
+	for _, e := range []*encoder.Endpoint{&c.Client, &c.Virtual, &c.Dest} {
+		e.Family = encoder.IPv6
+		e.Addr[15] = 1
+	}
+	return c
+}
+
+// collector is a handler that keeps the last update of each flow and checks
+// that none overtakes another.
+type collector struct {
+	t      *testing.T
+	mu     sync.Mutex
+	last   map[encoder.Endpoint]uint32
+	count  int
+	target int
+	done   chan struct{}
+}
+
+func newCollector(t *testing.T, target int) *collector {
+	return &collector{t: t, last: map[encoder.Endpoint]uint32{}, target: target, done: make(chan struct{})}
+}
+
+func (c *collector) handle(m *Message) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range m.Conns {
+		conn := &m.Conns[i]
+		if last, ok := c.last[conn.Client]; ok && conn.Timeout <= last {
+			c.t.Errorf("update %d of %v came after %d", conn.Timeout, conn.Client, last)
+		}
+		c.last[conn.Client] = conn.Timeout
+		c.count++
+		if c.count == c.target {
+			close(c.done)
+		}
+	}
+}
+
+func (c *collector) wait() {
+	c.t.Helper()
+	select {
+	case <-c.done:
+	case <-time.After(30 * time.Second):
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.t.Fatalf("%d updates arrived of %d", c.count, c.target)
+	}
+}
+
+// receive opens a Receiver in the namespace of e and runs it for the test.
+func receive(t *testing.T, e xsktest.End, cfg ReceiverConfig, h Handler) *Receiver {
+	t.Helper()
+	cfg.Interface = e.Name
+	cfg.SocketBuffer = 16 << 20
+	var r *Receiver
+	if err := e.NS.Do(func() (err error) { r, err = NewReceiver(cfg, h); return err }); err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan error, 1)
+	go func() { ran <- r.Run(context.Background()) }()
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Errorf("close receiver: %v", err)
+		}
+		if err := <-ran; !errors.Is(err, ErrClosed) {
+			t.Errorf("Run: %v", err)
+		}
+		checkReceiver(t, r.Stats())
+	})
+	return r
+}
+
+func send(t *testing.T, e xsktest.End, cfg SenderConfig) *Sender {
+	t.Helper()
+	cfg.Interface = e.Name
+	var s *Sender
+	if err := e.NS.Do(func() (err error) { s, err = NewSender(cfg); return err }); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("close sender: %v", err)
+		}
+		checkSender(t, s.Stats())
+	})
+	return s
+}
+
+// checkSender is the law of conservation, exact at rest.
+func checkSender(t *testing.T, st SenderStats) {
+	t.Helper()
+	if st.Published != st.Sent+st.Coalesced+st.DroppedTotal()+st.Queued || st.Queued != 0 {
+		t.Errorf("updates got lost without a counter: %+v", st)
+	}
+}
+
+func checkReceiver(t *testing.T, st ReceiverStats) {
+	t.Helper()
+	if st.Records != st.Accepted+st.RefusedTotal()+st.Unread {
+		t.Errorf("records got lost without a counter: %+v", st)
+	}
+	if st.Messages != st.Transport.Messages {
+		t.Errorf("messages got lost without a counter: %+v", st)
+	}
+}
+
+// From every kind of publisher to a receiver, over veth: everything arrives,
+// each flow in order.
+func TestEndToEnd(t *testing.T) {
+	group6 := netip.MustParseAddr("ff02::81")
+	for _, tc := range []struct {
+		name string
+		cfg  SenderConfig
+		conn func(int, uint32) Conn
+	}{
+		{"ipv4 group", SenderConfig{}, flow},
+		{"ipv6 group, ipv6 records", SenderConfig{Link: Link{Group: group6}}, flow6},
+		{"version 0", SenderConfig{Version0: true}, func(n int, u uint32) Conn {
+			c := flow(n, 0)
+			c.Client.Port, c.Timeout = uint16(u), 0
+			return c
+		}},
+		{"other port, short messages, immediately", SenderConfig{Link: Link{Port: 9000, MaxSize: 100}, FlushInterval: Immediately}, flow},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			a, b := xsktest.VethPair(t)
+			const shards, flows, updates = 3, 50, 40
+			total := 2 * shards * flows * updates
+			c := newCollector(t, total)
+			r := receive(t, b, ReceiverConfig{Link: Link{Group: tc.cfg.Group, Port: tc.cfg.Port}, SyncID: 7}, c.handle)
+			tc.cfg.SyncID, tc.cfg.Shards = 7, shards
+			s := send(t, a, tc.cfg)
+			var wg sync.WaitGroup
+			publish := func(first int, publish func(*Conn) error) {
+				wg.Go(func() {
+					for u := range uint32(updates) {
+						for n := range flows {
+							conn := tc.conn(first+n, u+1)
+							for errors.Is(publish(&conn), ErrRingFull) {
+								t.Error("ring full")
+								return
+							}
+						}
+					}
+				})
+			}
+			for i := range shards {
+				publish(i*flows, s.Shard(i).Publish)
+				publish((shards+i)*flows, s.Publish)
+			}
+			wg.Wait()
+			c.wait()
+			if st := r.Stats(); st.Accepted != uint64(total) || st.RefusedTotal()+st.IgnoredTotal() != 0 {
+				t.Errorf("%+v", st)
+			}
+			if err := s.Flush(t.Context()); err != nil {
+				t.Error(err)
+			}
+			st := s.Stats()
+			if st.Sent != uint64(total) || st.Transport.Messages != st.Messages {
+				t.Errorf("%+v", st)
+			}
+			checkSender(t, st)
+		})
+	}
+}
+
+// Two receivers on one host both get everything; unicast peers too.
+func TestTwoReceiversAndPeers(t *testing.T) {
+	a, b := xsktest.VethPair(t)
+	const total = 1000
+	c1, c2, c3 := newCollector(t, total), newCollector(t, total), newCollector(t, total)
+	receive(t, b, ReceiverConfig{}, c1.handle)
+	receive(t, b, ReceiverConfig{}, c2.handle)
+	receive(t, b, ReceiverConfig{Link: Link{Port: 9999}, Unicast: true}, c3.handle)
+	s := send(t, a, SenderConfig{Link: Link{Group: DefaultGroup}, Peers: []netip.AddrPort{netip.AddrPortFrom(b.Addr4, 9999)}})
+	for n := range total {
+		c := flow(n, 1)
+		if err := s.Publish(&c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c1.wait()
+	c2.wait()
+	c3.wait()
+}
+
+// Close sends what lies in the rings.
+func TestCloseSends(t *testing.T) {
+	a, b := xsktest.VethPair(t)
+	const total = 5000
+	c := newCollector(t, total)
+	receive(t, b, ReceiverConfig{}, c.handle)
+	s := send(t, a, SenderConfig{FlushInterval: time.Hour})
+	for n := range total {
+		conn := flow(n, 1)
+		if err := s.Shard(0).Publish(&conn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.wait()
+	conn := flow(0, 2)
+	for _, err := range []error{s.Publish(&conn), s.Shard(0).Publish(&conn), s.Flush(t.Context())} {
+		if !errors.Is(err, ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+	}
+	if st := s.Stats(); st.Sent != total || st.Dropped[DropClosed] != 2 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// The link goes down: what the rings can hold is kept, the rest is counted,
+// and sending resumes by itself.
+func TestLinkDown(t *testing.T) {
+	a, b := xsktest.VethPair(t)
+	const flows, updates = 2000, 5
+	c := newCollector(t, flows*updates)
+	receive(t, b, ReceiverConfig{}, c.handle)
+	s := send(t, a, SenderConfig{})
+	publish := func(u uint32) {
+		for n := range flows {
+			conn := flow(n, u)
+			if err := s.Publish(&conn); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	publish(1)
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	xsktest.SetLink(t, a, false)
+	for u := range uint32(updates - 2) {
+		publish(u + 2)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := s.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, xsk.ErrLinkDown) {
+		t.Errorf("flush while the link is down: %v", err)
+	}
+	xsktest.SetLink(t, a, true)
+	publish(updates)
+	c.wait()
+}
+
+// With the link down for good, Close gives up in time and counts everything.
+func TestCloseWithLinkDown(t *testing.T) {
+	a, _ := xsktest.VethPair(t)
+	var s *Sender
+	err := a.NS.Do(func() (err error) {
+		s, err = NewSender(SenderConfig{Link: Link{Interface: a.Name}, RingSize: 1 << 14, CloseTimeout: 10 * time.Millisecond})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	xsktest.SetLink(t, a, false)
+	// More than the frames of the transport and the ring can hold.
+	total, full := 0, 0
+	for total-full < 2700 || full == 0 {
+		conn := flow(total, 1)
+		if err := s.Publish(&conn); errors.Is(err, ErrRingFull) {
+			full++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		total++
+	}
+	if err := s.Close(); err == nil {
+		t.Error("Close says nothing about what it did not send")
+	}
+	st := s.Stats()
+	checkSender(t, st)
+	if st.Published != uint64(total) || st.Dropped[DropRingFull] != uint64(full) || st.Dropped[DropUnsent] == 0 || st.Dropped[DropTransport] == 0 {
+		t.Errorf("%d updates, %d refused: %+v", total, full, st)
+	}
+}
+
+func TestUnencodableIsCounted(t *testing.T) {
+	a, _ := xsktest.VethPair(t)
+	s := send(t, a, SenderConfig{Link: Link{MaxSize: 80}})
+	bad := flow(1, 1)
+	bad.Dest = encoder.Endpoint{}
+	long := flow(1, 1)
+	var err error
+	if long.Options, err = long.Options.AppendPE("sip", make([]byte, 200)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*Conn{&bad, &long} {
+		for _, publish := range []func(*Conn) error{s.Publish, s.Shard(0).Publish} {
+			var fe *encoder.FieldError
+			if err := publish(c); !errors.As(err, &fe) {
+				t.Errorf("got %v", err)
+			}
+		}
+	}
+	if st := s.Stats(); st.Dropped[DropUnencodable] != 4 || st.Published != 4 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// What a master sends wrongly is refused, counted, and costs the rest nothing.
+func TestReceiverCounts(t *testing.T) {
+	a, b := xsktest.VethPair(t)
+	var mu sync.Mutex
+	var got []uint32
+	trailers := 0
+	done := make(chan struct{})
+	r := receive(t, b, ReceiverConfig{SyncID: 7}, func(m *Message) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, c := range m.Conns {
+			got = append(got, c.Timeout)
+		}
+		if m.Trailer != nil {
+			trailers++
+		}
+		if m.Header.Count == 0 {
+			close(done)
+		}
+	})
+	var tx *xsk.UDPTx
+	err := a.NS.Do(func() (err error) {
+		tx, err = xsk.OpenUDPTx(xsk.UDPConfig{Interface: a.Name, Group: DefaultGroup, Port: DefaultPort})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Close()
+	message := func(syncID uint8, states ...encoder.State) []byte {
+		var w encoder.Writer
+		if err := w.Init(make([]byte, 1472), 1, syncID); err != nil {
+			t.Fatal(err)
+		}
+		for i, st := range states {
+			c := flow(i, uint32(i)+1)
+			c.State = st
+			if err := w.Append(&c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return w.Seal()
+	}
+	cut := message(7, 1, 1, 1)
+	cut[8+36+2] |= 0x10 // record version 1
+	trailer := append(message(7, 1), "trailer"...)
+	binary.BigEndian.PutUint16(trailer[2:], uint16(len(trailer)))
+	for _, m := range [][]byte{
+		message(7, 1, 99, 1), message(8, 1), cut, trailer, {1, 2, 3}, message(7, 1)[:20], message(7),
+	} {
+		buf, err := tx.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		tx.Commit(copy(buf, m))
+		if err := tx.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the last message did not arrive")
+	}
+	st := r.Stats()
+	if !slices.Equal(got, []uint32{1, 3, 1, 1}) || trailers != 1 {
+		t.Errorf("records %v, %d trailers", got, trailers)
+	}
+	if st.Messages != 7 || st.Records != 7 || st.Accepted != 4 || st.Unread != 1 || st.Refused[encoder.InvalidState] != 1 ||
+		st.Refused[encoder.BadRecordVersion] != 1 || st.Ignored[encoder.OtherSyncID] != 1 ||
+		st.Ignored[encoder.MessageTooShort] != 1 || st.Ignored[encoder.SizeMismatch] != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	for _, tc := range []struct {
+		field string
+		cfg   SenderConfig
+	}{
+		{"Interface", SenderConfig{}},
+		{"TTL", SenderConfig{Link: Link{Interface: "lo"}, TTL: 256}},
+		{"Shards", SenderConfig{Link: Link{Interface: "lo"}, Shards: -1}},
+		{"MaxSize", SenderConfig{Link: Link{Interface: "lo", MaxSize: 79}}},
+		{"RingSize", SenderConfig{Link: Link{Interface: "lo"}, RingSize: 1000, OpenTx: func(func([]byte)) (xsk.Tx, error) { return &discard{}, nil }}},
+	} {
+		_, err := NewSender(tc.cfg)
+		var ce *ConfigError
+		if !errors.As(err, &ce) || ce.Field != tc.field || !errors.Is(err, ErrConfig) {
+			t.Errorf("%s: %v", tc.field, err)
+		}
+	}
+	if _, err := NewReceiver(ReceiverConfig{}, func(*Message) {}); !errors.Is(err, ErrConfig) {
+		t.Error(err)
+	}
+	if _, err := NewReceiver(ReceiverConfig{Link: Link{Interface: "lo"}}, nil); !errors.Is(err, ErrConfig) {
+		t.Error(err)
+	}
+	if _, err := NewSender(SenderConfig{Link: Link{Interface: "no-such0"}}); !errors.Is(err, xsk.ErrInterface) {
+		t.Error(err)
+	}
+}
+
+// Flush under load answers for what was published before it, whatever comes
+// after.
+func TestFlushUnderLoad(t *testing.T) {
+	tx := &discard{}
+	s, err := NewSender(SenderConfig{FlushInterval: time.Hour, OpenTx: func(func([]byte)) (xsk.Tx, error) { return tx, nil }, Shards: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { // noise on the other shard
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			c := flow(n, 1)
+			_ = s.Shard(1).Publish(&c)
+		}
+	})
+	rng := rand.New(rand.NewPCG(1, 1))
+	published := uint64(0)
+	for range 200 {
+		for range rng.IntN(100) {
+			c := flow(1, 1)
+			if err := s.Shard(0).Publish(&c); err != nil {
+				t.Fatal(err)
+			}
+			published++
+		}
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if sent := s.shards[0].taken.Load(); sent != published {
+			t.Fatalf("%d of %d were taken", sent, published)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	checkSender(t, s.Stats())
+}
+
+func TestPublishDoesNotAllocate(t *testing.T) {
+	s, err := NewSender(SenderConfig{OpenTx: func(func([]byte)) (xsk.Tx, error) { return &discard{}, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	c := flow(1, 1)
+	for name, publish := range map[string]func(*Conn) error{"Sender": s.Publish, "Shard": s.Shard(0).Publish} {
+		if n := testing.AllocsPerRun(1000, func() { _ = publish(&c) }); n != 0 {
+			t.Errorf("%s.Publish: %v allocations", name, n)
+		}
+	}
+}
+
+// discard is a Tx that takes everything and sends nothing: what remains is the
+// cost of the engine.
+type discard struct {
+	buf   [1472]byte
+	stats xsk.TxStats
+}
+
+func (d *discard) MaxPayload() int          { return len(d.buf) }
+func (d *discard) Next() ([]byte, error)    { return d.buf[:], nil }
+func (d *discard) Commit(int)               {}
+func (d *discard) Flush() error             { return nil }
+func (d *discard) Pending() int             { return 0 }
+func (d *discard) Wait(time.Duration) error { return nil }
+func (d *discard) Stats() xsk.TxStats       { return d.stats }
+func (d *discard) Close() error             { return nil }
+
+func BenchmarkPublish(b *testing.B) {
+	s, err := NewSender(SenderConfig{OpenTx: func(func([]byte)) (xsk.Tx, error) { return &discard{}, nil }})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	c := flow(1, 1)
+	for name, publish := range map[string]func(*Conn) error{"Sender": s.Publish, "Shard": s.Shard(0).Publish} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			full := 0
+			for b.Loop() {
+				if publish(&c) != nil {
+					full++
+				}
+			}
+			b.ReportMetric(float64(full)/float64(b.N), "refused/op")
+		})
+	}
+}
