@@ -27,7 +27,8 @@ does with every record in them.
 
 FILE may be - for stdin; then every message is printed as soon as it arrives.
 Ethernet with or without VLAN tags, Linux cooked, raw IP and BSD loopback
-captures are read, IPv4 and IPv6; IP fragments are put together.
+captures are read, IPv4 and IPv6. IP fragments are put together; such a message
+has the number of the packet that completes it.
 
 With --format json (the default), each message is one line:
   {"packet":1,"time":"…","src":"…","dst":"…","version":1,"syncid":7,"size":44,

@@ -140,7 +140,10 @@ func (x *Dissector) walk(dg *capture.Datagram, m *Message, ignored encoder.Reaso
 	m.Records = x.records[:n]
 	// Behind an ignored header or a stop, a count that is not kept is worth a
 	// word as well: nothing else tells that records are absent here.
-	if left := x.d.Unread(); left > 0 {
-		x.errorf("%d of %d records are not there", left, m.Header.Count)
+	switch left := x.d.Unread(); {
+	case left == 1:
+		x.errorf("record %d of %d is not there", n+1, m.Header.Count)
+	case left > 1:
+		x.errorf("records %d to %d of %d are not there", n+1, n+left, m.Header.Count)
 	}
 }

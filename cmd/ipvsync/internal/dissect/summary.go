@@ -46,7 +46,7 @@ func (s *Summary) String() string {
 	c := s.Capture
 	b.WriteString(count(c.Packets, "packet"))
 	list(&b, []part{
-		{c.Whole, "with a datagram"}, {c.Fragments, "IP fragments"}, {c.NotUDP, "not UDP"},
+		{c.Whole, "with a datagram"}, {c.Fragments, "with an IP fragment"}, {c.NotUDP, "not UDP"},
 		{c.NotIP, "not IP"}, {c.Damaged, "with headers cut off or damaged"},
 	})
 	if c.Orphans > 0 {

@@ -10,8 +10,8 @@ func (m *Message) AppendText(dst []byte) []byte {
 		when = m.Time.Format("2006-01-02 15:04:05.000000")
 	}
 	h := m.Header
-	dst = fmt.Appendf(dst, "#%d %s %s > %s version %d, syncid %d, %d bytes, %d records\n",
-		m.Packet, when, m.Src, m.Dst, h.Version, h.SyncID, h.Size, h.Count)
+	dst = fmt.Appendf(dst, "#%d %s %s > %s version %d, syncid %d, %d bytes, %s\n",
+		m.Packet, when, m.Src, m.Dst, h.Version, h.SyncID, h.Size, count(int(h.Count), "record"))
 	if m.Error != "" {
 		dst = fmt.Appendf(dst, "  ! %s\n", m.Error)
 	}
