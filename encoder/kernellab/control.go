@@ -102,7 +102,7 @@ func (d *Daemon) Stop(tb testing.TB) string {
 	tb.Helper()
 	return d.g.Run(tb, fmt.Sprintf(`kill %[1]s 2>/dev/null
 i=0
-while [ -d /proc/%[1]s ] && ! grep -q '^State:.Z' /proc/%[1]s/status; do
+while s=$(grep '^State' /proc/%[1]s/status 2>/dev/null) && [ "${s#*zombie}" = "$s" ]; do
 	i=$((i+1)); [ $i = 50 ] && kill -9 %[1]s 2>/dev/null; [ $i = 100 ] && exit 1
 	usleep 100000
 done

@@ -26,6 +26,9 @@ echo "KERNELLAB modules $(cut -d' ' -f1 /proc/uptime)"
 # eth1 is the control channel's, eth0 the wire that tests look at. IPVS under
 # test lives in a namespace called lab, which lab-reset makes anew.
 ip addr add 10.87.0.2/24 dev eth1
+# The daemon's socket gets the default size, which holds some 160 messages: an
+# emulated processor needs more to keep up with a burst.
+sysctl -qw net.core.rmem_max=16777216 net.core.rmem_default=16777216
 sysctl -qw net.ipv6.conf.eth0.disable_ipv6=1
 lab-reset || echo "KERNELLAB cannot make the lab's namespace"
 httpd -p 10.87.0.2:80 -h /www || echo "KERNELLAB cannot start httpd"

@@ -95,8 +95,8 @@ func (g *Guest) StopDaemons(tb testing.TB) {
 // It sends a message of its own and waits until its record is listed; the
 // record, of the client 192.0.2.255, is left out of what [Guest.Conns] returns.
 //
-// The daemon's socket holds a few hundred short messages: a test that sends
-// more should settle in between, or the kernel drops some. With sync_ports above
+// The way to the daemon holds some 700 messages: a test that sends more should
+// settle in between, or the kernel drops some. With sync_ports above
 // 1 only the first of the daemon's threads is waited for.
 func (g *Guest) Settle(tb testing.TB) {
 	tb.Helper()

@@ -116,6 +116,16 @@ func testBackup(t *testing.T, g *Guest) {
 			t.Errorf("after Reset: %v", conns)
 		}
 	}
+	// A burst, right after the start, arrives whole.
+	const burst = 500
+	g.StartBackup(t, 7, DaemonOptions{})
+	for i := range burst {
+		g.send(t, DaemonOptions{}.addr(), msg(1, netip.MustParseAddr("10.200.0.1"), []rec{{state: 1, cport: i + 1}}))
+	}
+	g.Settle(t)
+	if n := len(g.Conns(t)); n != burst {
+		t.Errorf("%d connections of a burst of %d", n, burst)
+	}
 	if log := g.Dmesg(t); !strings.Contains(log, "IPVS: sync thread started: state = BACKUP") {
 		t.Errorf("kernel's log lacks the backup's start:\n%s", tail(log, 20))
 	}
