@@ -262,3 +262,41 @@ func TestKernelFlags(t *testing.T) {
 		t.Logf("%s: %d messages, %d records accepted, %d refused", g.Kernel(), len(x.sent), accepted, refused)
 	})
 }
+
+// Real traffic through a stock master: TCP, UDP, IPv6, persistent, SIP, firewall
+// marks, sequence data; live, both versions.
+func TestKernelMaster(t *testing.T) {
+	kernels(t, func(t *testing.T, g *kernellab.Guest) {
+		for _, v := range []Version{Version0, Version1} {
+			g.Reset(t)
+			m := kernellab.NewMaster(t, g, int(v), kernellab.DaemonOptions{})
+			steps := slices.DeleteFunc(slices.Clone(kernellab.Steps), func(s kernellab.Step) bool { return v == Version0 && !s.Version0 })
+			n := 0
+			kinds := map[string]int{}
+			for i, msg := range m.Play(t, steps...) {
+				for _, r := range checkKernelMessage(t, fmt.Sprintf("%s, version %d, message %d", g.Kernel(), v, i), msg) {
+					n++
+					kinds[r.conn.Protocol.String()]++
+					kinds[r.conn.Family().String()]++
+					_, _, pe := r.conn.Options.PE()
+					_, _, seq := r.conn.Options.Seq()
+					for kind, is := range map[string]bool{"template": r.conn.Template(), "engine": pe, "seq": seq, "fwmark": r.conn.Fwmark != 0} {
+						if is {
+							kinds[kind]++
+						}
+					}
+				}
+			}
+			t.Logf("version %d: %d records: %v", v, n, kinds)
+			want := []string{"tcp", "udp", "ipv4", "template", "seq"}
+			if v == Version1 {
+				want = append(want, "ipv6", "engine", "fwmark")
+			}
+			for _, kind := range want {
+				if kinds[kind] == 0 {
+					t.Errorf("version %d: no record of kind %s", v, kind)
+				}
+			}
+		}
+	})
+}
