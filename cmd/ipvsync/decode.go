@@ -97,7 +97,11 @@ func (o *decodeOptions) run(ctx context.Context, name string, stdin io.Reader, s
 			return err
 		}
 		defer f.Close()
-		*in = input{ctx: ctx, r: f, flush: out.Flush}
+		info, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		*in = input{ctx: ctx, r: f, flush: out.Flush, live: !info.Mode().IsRegular()} // <(tcpdump …) is a pipe
 	} else {
 		name = "stdin"
 	}

@@ -175,6 +175,35 @@ func TestDecodeLive(t *testing.T) {
 	}
 }
 
+// A named pipe waits as stdin does.
+func TestDecodeNamedPipe(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "pipe")
+	mustDo(t, syscall.Mkfifo(name, 0o600))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	outR, outW := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, []string{"decode", name}, nil, outW, io.Discard) }()
+	w, err := os.OpenFile(name, os.O_WRONLY, 0)
+	mustDo(t, err)
+	defer w.Close()
+	_, err = w.Write(showcase(t))
+	mustDo(t, err)
+	if _, err := outR.Read(make([]byte, 64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	go func() { _, _ = io.Copy(io.Discard, outR) }()
+	select {
+	case err := <-done:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("a signal does not end it")
+	}
+}
+
 func TestDecodeInterruptedFile(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

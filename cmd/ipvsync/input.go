@@ -11,7 +11,7 @@ type input struct {
 	ctx   context.Context
 	r     io.Reader
 	flush func() error
-	live  bool // stdin: a read may take forever
+	live  bool // stdin, a pipe: a read may take forever
 
 	chunks chan chunk    // live: from the goroutine that reads
 	free   chan struct{} // live: the last chunk has been used up
@@ -60,7 +60,7 @@ func (in *input) Read(p []byte) (int, error) {
 }
 
 // pump reads ahead by one chunk. A read of stdin cannot be interrupted: after
-// ctx is done, the goroutine stays in it until the process ends.
+// ctx is done, the goroutine may stay in it until the process ends.
 func (in *input) pump() {
 	buf := make([]byte, 64<<10)
 	for {

@@ -111,8 +111,24 @@ func newRootCommand() *cobra.Command {
 		return usagef("%w (%s --help lists the flags)", err, cmd.CommandPath())
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetHelpCommand(newHelpCommand())
 	root.AddCommand(newDecodeCommand(), newVersionCommand())
 	return root
+}
+
+// newHelpCommand replaces cobra's, for which an unknown command is no error.
+func newHelpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Explain a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usagef("help: unknown command %q", strings.Join(args, " "))
+			}
+			return about.Help()
+		},
+	}
 }
 
 // exactArgs wants as many arguments as there are names.

@@ -19,6 +19,8 @@ func TestCommandLine(t *testing.T) {
 		{"", exitOK, "Available Commands", ""},
 		{"--help", exitOK, "ipvsync decode", ""},
 		{"help decode", exitOK, "ipvsync master -i eth0 --syncid 7", ""},
+		{"help", exitOK, "Available Commands", ""},
+		{"help decde", exitUsage, "", `ipvsync: help: unknown command "decde"`},
 		{"decode --help", exitOK, "--port PORTS", ""},
 		{"version", exitOK, "ipvsync ", ""},
 		{"version x", exitUsage, "", `ipvsync: ipvsync version: unexpected argument "x" (usage: ipvsync version`},
