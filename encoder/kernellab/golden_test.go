@@ -49,7 +49,7 @@ func TestGolden(t *testing.T) {
 			g.Reset(t)
 			m := NewMaster(t, g, 1, DaemonOptions{})
 			mix := []Step{step("sip-pe"), step("seq"), step("ipv6-tcp"), step("persistence-template"),
-				step("fwmark"), step("udp"), step("ipv4-tcp")}
+				step("fwmark"), step("udp"), step("ipv4-tcp-established")}
 			var commands []string
 			for _, s := range mix {
 				commands = append(commands, s.Commands)
@@ -87,7 +87,7 @@ func writeGolden(t *testing.T, name string, g *Guest, version int, commands stri
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Sent by the master daemon of Linux %s (Debian), captured %s.\n",
 		g.Release(), time.Now().UTC().Format(time.DateOnly))
-	fmt.Fprintf(&b, "# sync_version=%d sync_threshold=\"1 0\"; ipvsadm --start-daemon master --syncid %d --mcast-interface eth0\n",
+	fmt.Fprintf(&b, "# sync_version=%d sync_threshold=\"1 0\" (unless said below); ipvsadm --start-daemon master --syncid %d --mcast-interface eth0\n",
 		version, MasterSyncID)
 	fmt.Fprintf(&b, "# Traffic: %s.\n", commands)
 	fmt.Fprintf(&b, "# Services as in encoder/kernellab/master.sh. Made by: go test ./encoder/kernellab -run TestGolden -update\n")

@@ -1,8 +1,10 @@
 package kernellab
 
 import (
+	"context"
 	_ "embed"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -91,6 +93,19 @@ var Steps = []Step{{
 	drive:    func(m *Master) error { return m.request(3, "10.88.0.2:80", 0) },
 	done:     ended(3, func(r Seen) bool { return !r.IPv6 && r.VirtualPort == 80 }),
 }, {
+	Name:     "ipv4-tcp-established",
+	Version0: true,
+	Commands: "two HTTP requests to 10.88.0.2:90 under the default sync_threshold=\"3 50\", " +
+		"with which a master tells ESTABLISHED from the third packet on",
+	drive: func(m *Master) error {
+		if err := m.threshold("3 50"); err != nil {
+			return err
+		}
+		return errors.Join(m.request(2, "10.88.0.2:90", 0), m.threshold("1 0"))
+	},
+	done: both(ended(2, func(r Seen) bool { return r.VirtualPort == 90 }),
+		count(2, func(r Seen) bool { return r.Protocol == 6 && r.State == 1 && r.VirtualPort == 90 })),
+}, {
 	Name:     "ipv6-tcp",
 	Commands: "three HTTP requests, one after the other, to [fd00:88::2]:80, masqueraded to [fd00:99::2]:80",
 	drive:    func(m *Master) error { return m.request(3, "[fd00:88::2]:80", 0) },
@@ -138,6 +153,17 @@ var Steps = []Step{{
 	drive: func(m *Master) error { return m.takeover(41000, 90) },
 	done:  ended(1, func(r Seen) bool { return r.VirtualPort == 90 && r.Flags&0x600 == 0x600 }),
 }}
+
+// threshold sets after how many packets of a connection the master tells it.
+func (m *Master) threshold(words string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stepTimeout)
+	defer cancel()
+	out, code, err := m.g.RunErr(ctx, `sysctl -qw net.ipv4.vs.sync_threshold="`+words+`"`)
+	if err == nil && code != 0 {
+		err = fmt.Errorf("set sync_threshold: %s", out)
+	}
+	return err
+}
 
 // request makes n HTTP requests, each on a connection of its own, from a local
 // port or, if that is 0, any.
