@@ -171,7 +171,7 @@ func (c *Conn) String() string {
 		fmt.Fprintf(&b, " seq in %v out %v", in, out)
 	}
 	if name, data, ok := c.Options.PE(); ok {
-		fmt.Fprintf(&b, " pe %s %q", name, data)
+		fmt.Fprintf(&b, " pe %q %q", name, data) // quoted: it comes from the network
 	}
 	return b.String()
 }

@@ -120,13 +120,14 @@ func TestNames(t *testing.T) {
 		second(ParseProtocol("256")), second(ParseProtocol("icmp")), second(ParseState(TCP, 0, "OPEN")),
 		second(ParseState(ESP, 0, "OPEN")), second(ParseState(UDP, FlagTemplate, "65536")),
 		second(ParseFlags([]string{"WHAT"})), second(ParseFlags([]string{"TUNNEL", "DROUTE"})),
+		second(ParseFlags([]string{"0x1"})), second(ParseFlags([]string{"0x_10000"})),
 	} {
 		if bad == nil || !strings.Contains(bad.Error(), `"`) && !strings.Contains(bad.Error(), "TUNNEL") {
 			t.Errorf("want an error that quotes the input, got %v", bad)
 		}
 	}
 	c := connSIP(t)
-	want := `udp 10.88.0.1:43938 > 10.88.0.2:80 > 10.99.0.3:8080 ASSURED 900s TEMPLATE fwmark 7 pe sip "a84b4c76e66710@pc33.example.com"`
+	want := `udp 10.88.0.1:43938 > 10.88.0.2:80 > 10.99.0.3:8080 ASSURED 900s TEMPLATE fwmark 7 pe "sip" "a84b4c76e66710@pc33.example.com"`
 	if c.String() != want {
 		t.Errorf("got  %s\nwant %s", c.String(), want)
 	}

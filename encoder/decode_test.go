@@ -177,6 +177,16 @@ func TestVerdicts(t *testing.T) {
 	}
 }
 
+// The option that a record is refused for can be seen, and those behind it.
+func TestRefusedOptionIsKept(t *testing.T) {
+	rec := append(record(t, 1, conn4()), 0x45, 1, 'a', 0x05, 1, 'b', 0x46, 1, 'c', 0x47, 9)
+	binary.BigEndian.PutUint16(rec[2:], uint16(len(rec)))
+	r := walk(new(Decoder), message(1, 7, rec))[0]
+	if want := "\x45\x01a\x05\x01b\x46\x01c"; r.reason != UnknownOption || string(r.conn.Options) != want {
+		t.Errorf("%v, options %q", r.reason, r.conn.Options)
+	}
+}
+
 func with2(f func(*Conn)) Conn { c := conn4(); f(&c); return c }
 
 func TestMessages(t *testing.T) {

@@ -21,7 +21,9 @@ type Header struct {
 // keeps the message from Open to the last call of Next or Trailer, and copies
 // everything that it hands out but the trailer.
 //
-//	for reason := d.Open(msg); …; {
+//	if reason := d.Open(msg); reason != encoder.Accepted {
+//		return // a backup ignores the message
+//	}
 //	for {
 //		reason, ok := d.Next(&c)
 //		if !ok {
@@ -165,8 +167,11 @@ func (d *Decoder) nextV1(c *Conn) (Reason, bool) {
 	} else {
 		var good int
 		reason, good = parseOptions(options)
-		if reason == Accepted || reason == PEDataWithoutName {
+		switch reason {
+		case Accepted, PEDataWithoutName:
 			good = len(options)
+		case UnknownOption:
+			good += Options(options[good:]).wellFormed() // the offender and what follows, for analysis
 		}
 		c.Options = append(c.Options[:0], options[:good]...)
 	}
@@ -328,8 +333,8 @@ func (d *Decoder) Stopped() Reason { return d.stopped }
 // that were returned.
 func (d *Decoder) Unread() int { return d.left }
 
-// Trailer is what follows the last record inside the message, which Linux
-// never looks at; nil if there is nothing, if not every record has been walked
+// Trailer is what follows the last record in the bytes that Open was given,
+// which Linux never looks at; nil if there is nothing, if not every record has been walked
 // yet, or if up to three zero bytes only pad the last record. It is lent: it
 // lies in the message.
 func (d *Decoder) Trailer() []byte {

@@ -119,8 +119,9 @@ next:
 				continue next
 			}
 		}
-		v, err := strconv.ParseUint(s, 0, 32)
-		if err != nil {
+		digits, isHex := strings.CutPrefix(s, "0x")
+		v, err := strconv.ParseUint(digits, 16, 32)
+		if err != nil || !isHex || Flags(v)&FlagFwdMask != 0 {
 			return 0, fmt.Errorf("flags: unknown flag %q (flags_raw takes any number)", s)
 		}
 		f |= Flags(v)

@@ -41,6 +41,15 @@ func (o Options) All() iter.Seq2[OptionType, []byte] {
 	}
 }
 
+// wellFormed is the number of bytes before the first malformed option.
+func (o Options) wellFormed() int {
+	rest := o
+	for _, _, r, ok := rest.split(); ok; _, _, r, ok = rest.split() {
+		rest = r
+	}
+	return len(o) - len(rest)
+}
+
 // find is the data of the first option of kind k.
 func (o Options) find(k OptionType) []byte {
 	for t, data, rest, ok := o.split(); ok; t, data, rest, ok = rest.split() {

@@ -3,20 +3,19 @@ package encoder
 // Sizes and offsets of the wire. Names as in net/netfilter/ipvs/ip_vs_sync.c
 // (Linux 6.1), arithmetic left visible.
 const (
-	headerSizeV0 = 4             // struct ip_vs_sync_mesg_v0
-	headerSizeV1 = 8             // struct ip_vs_sync_mesg
-	fixedSizeV4  = 24 + 3*4      // struct ip_vs_sync_v4
-	fixedSizeV6  = 24 + 3*16     // struct ip_vs_sync_v6
-	simpleSizeV0 = 12 + 3*4      // SIMPLE_CONN_SIZE
-	seqSize      = 2 * 3 * 4     // struct ip_vs_sync_conn_options
-	fullSizeV0   = 24 + seqSize  // FULL_CONN_SIZE
-	optionHeader = 2             // type, length
-	typeIPv6     = 1 << 0        // STYPE_F_INET6
-	sizeMask     = 0x0fff        // SVER_MASK
-	versionShift = 12            // SVER_SHIFT
-	alignment    = 4             // of every record of version 1
-	protoVersion = 1             // SYNC_PROTO_VER
-	maxNameBytes = MaxPENameSize // IP_VS_PENAME_MAXLEN
+	headerSizeV0 = 4            // struct ip_vs_sync_mesg_v0
+	headerSizeV1 = 8            // struct ip_vs_sync_mesg
+	fixedSizeV4  = 24 + 3*4     // struct ip_vs_sync_v4
+	fixedSizeV6  = 24 + 3*16    // struct ip_vs_sync_v6
+	simpleSizeV0 = 12 + 3*4     // SIMPLE_CONN_SIZE
+	seqSize      = 2 * 3 * 4    // struct ip_vs_sync_conn_options
+	fullSizeV0   = 24 + seqSize // FULL_CONN_SIZE
+	optionHeader = 2            // type, length
+	typeIPv6     = 1 << 0       // STYPE_F_INET6
+	sizeMask     = 0x0fff       // SVER_MASK
+	versionShift = 12           // SVER_SHIFT
+	alignment    = 4            // of every record of version 1
+	protoVersion = 1            // SYNC_PROTO_VER
 )
 
 // Limits of the wire.

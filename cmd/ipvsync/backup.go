@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ipvsync/ipvsync"
+	"github.com/ipvsync/ipvsync/cmd/ipvsync/internal/record"
+)
+
+const backupHelp = `Receive what masters send, and print every record that a Linux backup would
+accept, as one JSON line.
+
+What a backup would refuse is counted by reason. Counters go to stderr at the
+end, which SIGINT or SIGTERM brings about; what had arrived before is printed
+first. If stdout is too slow, the kernel drops messages, and they are counted.`
+
+const backupExample = `  # watch
+  ipvsync backup -i eth0 --syncid 7
+
+  # who is connected to a virtual service
+  ipvsync backup -i eth0 | jq -r 'select(.virtual == "198.51.100.1:80") | .client'
+
+  # the first hundred records
+  ipvsync backup -i eth0 --count 100
+
+  # an IPv6 group
+  ipvsync backup -i eth0 --group ff02::81`
+
+type backupOptions struct {
+	linkFlags
+	format  format
+	unicast bool
+	count   uint64
+	rcvBuf  int
+}
+
+func newBackupCommand() *cobra.Command {
+	var o backupOptions
+	cmd := &cobra.Command{
+		Use:     "backup -i IF --syncid N",
+		Short:   "Receive connections from masters and print them",
+		Long:    backupHelp,
+		Example: backupExample,
+		Args:    exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	o.add(cmd, "SyncID of the messages to accept; 0 accepts all")
+	addFormatFlag(cmd, &o.format)
+	f := cmd.Flags()
+	f.BoolVar(&o.unicast, "unicast", false, "accept messages sent to this host's own addresses as well")
+	f.Uint64Var(&o.count, "count", 0, "end after `N` records; 0 does not")
+	f.IntVar(&o.rcvBuf, "rcvbuf", 8<<20, "socket buffer in `BYTES`; more than net.core.rmem_max takes CAP_NET_ADMIN")
+	return cmd
+}
+
+func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
+	link, err := o.link()
+	if err != nil {
+		return err
+	}
+	link.SocketBuffer = o.rcvBuf
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p := printer{w: stdout, format: o.format, left: o.count, stop: cancel}
+	r, err := ipvsync.NewReceiver(ipvsync.ReceiverConfig{
+		Link: link, SyncID: uint8(o.syncID), Unicast: o.unicast, Logger: newLogger(stderr),
+	}, p.print)
+	if err != nil {
+		return advise(err)
+	}
+	fmt.Fprintf(stderr, "listening on %s, group %s, port %d, %s\n", o.iface, o.group, o.port, acceptedSyncIDs(o.syncID))
+	err = r.Run(ctx)
+	if closeErr := r.Close(); err == nil {
+		err = closeErr
+	}
+	st := r.Stats()
+	fmt.Fprint(stderr, receiverSummary(&st))
+	if p.err != nil {
+		return p.err
+	}
+	return err
+}
+
+func acceptedSyncIDs(id syncID) string {
+	if id == 0 {
+		return "every syncid"
+	}
+	return fmt.Sprintf("syncid %d", id)
+}
+
+// printer prints the records of each message at once, so that a reader never
+// waits for one that has arrived.
+type printer struct {
+	w      io.Writer
+	format format
+	buf    []byte
+	left   uint64 // records still wanted; 0 wants all
+	stop   context.CancelCauseFunc
+	err    error // of stdout; nothing is printed after it
+}
+
+func (p *printer) print(m *ipvsync.Message) {
+	if p.err != nil {
+		return
+	}
+	p.buf = p.buf[:0]
+	for i := range m.Conns {
+		c := &m.Conns[i]
+		if p.format == formatText {
+			p.buf = append(append(p.buf, c.String()...), '\n')
+		} else {
+			p.buf = append(record.Append(p.buf, c, ""), '\n')
+		}
+		if p.left == 1 {
+			p.err = errDone
+			p.stop(errDone)
+			break
+		}
+		if p.left > 0 {
+			p.left--
+		}
+	}
+	if _, err := p.w.Write(p.buf); err != nil {
+		p.err = err
+		p.stop(err)
+	}
+}
