@@ -65,8 +65,8 @@ func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) error
 		return err
 	}
 	link.SocketBuffer = o.rcvBuf
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	p := printer{w: stdout, format: o.format, left: o.count, stop: cancel}
 	r, err := ipvsync.NewReceiver(ipvsync.ReceiverConfig{
 		Link: link, SyncID: uint8(o.syncID), Unicast: o.unicast, Logger: newLogger(stderr),
@@ -87,6 +87,10 @@ func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) error
 	return err
 }
 
+// done says that nothing more is to be printed: stdout is gone, or the records
+// that were wanted are there.
+func (p *printer) done() bool { return p.err != nil || p.enough }
+
 func acceptedSyncIDs(id syncID) string {
 	if id == 0 {
 		return "every syncid"
@@ -101,12 +105,13 @@ type printer struct {
 	format format
 	buf    []byte
 	left   uint64 // records still wanted; 0 wants all
-	stop   context.CancelCauseFunc
+	enough bool   // they are there
+	stop   context.CancelFunc
 	err    error // of stdout; nothing is printed after it
 }
 
 func (p *printer) print(m *ipvsync.Message) {
-	if p.err != nil {
+	if p.done() {
 		return
 	}
 	p.buf = p.buf[:0]
@@ -118,8 +123,8 @@ func (p *printer) print(m *ipvsync.Message) {
 			p.buf = append(record.Append(p.buf, c, ""), '\n')
 		}
 		if p.left == 1 {
-			p.err = errDone
-			p.stop(errDone)
+			p.enough = true
+			p.stop()
 			break
 		}
 		if p.left > 0 {
@@ -128,6 +133,6 @@ func (p *printer) print(m *ipvsync.Message) {
 	}
 	if _, err := p.w.Write(p.buf); err != nil {
 		p.err = err
-		p.stop(err)
+		p.stop()
 	}
 }

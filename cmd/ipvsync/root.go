@@ -77,6 +77,15 @@ about their connections (ipvsadm --start-daemon), versions 0 and 1.
 Connections are JSON, one record a line, the same for every command; what one
 prints another reads, and jq goes in between.
 
+  See it work, on this machine alone:
+    ipvsync demo
+
+  Watch what the masters of a network send:
+    ipvsync backup -i eth0
+
+  Feed a stock Linux backup (ipvsadm --start-daemon backup --syncid 7 …):
+    ipvsync master -i eth0 --syncid 7 --input connections.jsonl
+
   See what a master sent, and what a backup made of it:
     tcpdump -i eth0 -w sync.pcap udp port 8848
     ipvsync decode --format text sync.pcap
@@ -112,7 +121,7 @@ func newRootCommand() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetHelpCommand(newHelpCommand())
-	root.AddCommand(newDecodeCommand(), newVersionCommand())
+	root.AddCommand(newMasterCommand(), newBackupCommand(), newDecodeCommand(), newDemoCommand(), newVersionCommand())
 	return root
 }
 
