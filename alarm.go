@@ -1,24 +1,30 @@
 package ipvsync
 
 import (
+	"sync"
 	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ipvsync/ipvsync/ring"
 )
 
-// alarm wakes the transmit loop, and only if it sleeps, so that a producer pays
+// alarm wakes a transmit loop, and only if it sleeps, so that a producer pays
 // one load of a word that seldom changes.
 //
 // The loop announces that it goes to sleep, then looks at the rings once more,
-// then sleeps; a producer publishes, then looks at the announcement. Go's
-// atomics are sequentially consistent, so at least one of the two sees the
-// other, and no record is left lying.
+// then sleeps; a producer publishes, then looks at the announcement. At least
+// one of the two must see the other, or a record would be left lying. For that,
+// each side's store must come before its load. The loop has all the time in the
+// world for that, the producer has not: its publishing store is a plain one
+// (ring.PublishIsFence). So the loop, between its two steps, has the kernel
+// make every running thread of the process pass a memory barrier: membarrier(2).
 type alarm struct {
 	state atomic.Uint32
 	bell  chan struct{} // capacity 1; a token may be stale, the loop then turns once for nothing
 }
 
-// States of the loop. Who announces: the loop. Who withdraws: the loop, or one
+// States of a loop. Who announces: the loop. Who withdraws: the loop, or one
 // producer by compare-and-swap.
 const (
 	awake   = iota // turning; will see whatever is published
@@ -28,10 +34,21 @@ const (
 
 func newAlarm() alarm { return alarm{bell: make(chan struct{}, 1)} }
 
+// filling is what an alarm asks of a ring.
+type filling interface {
+	Len() int
+	Cap() int
+}
+
 // published is called by a producer after it has published into r.
-func (a *alarm) published(r *ring.SPSC) {
-	state := a.state.Load()
-	if state == awake || state == napping && 2*r.Len() < r.Cap() {
+func (a *alarm) published(r filling) {
+	if state := a.state.Load(); state != awake {
+		a.wake(state, r)
+	}
+}
+
+func (a *alarm) wake(state uint32, r filling) {
+	if state == napping && 2*r.Len() < r.Cap() {
 		return
 	}
 	if a.state.CompareAndSwap(state, awake) {
@@ -45,4 +62,32 @@ func (a *alarm) ring() {
 	case a.bell <- struct{}{}:
 	default:
 	}
+}
+
+// announce says that the loop is about to sleep. When it returns, whatever was
+// published by a producer that did not see it can be seen by the loop. It
+// returns false if that cannot be had: then the loop must not sleep for long.
+func (a *alarm) announce(state uint32) bool {
+	a.state.Store(state)
+	return ring.PublishIsFence || membarrier()
+}
+
+// Commands of membarrier(2), include/uapi/linux/membarrier.h, Linux 4.14.
+const (
+	membarrierPrivateExpedited         = 1 << 3
+	membarrierRegisterPrivateExpedited = 1 << 4
+)
+
+// membarrierRegistered says whether the kernel offers barriers to this process.
+var membarrierRegistered = sync.OnceValue(func() bool {
+	_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierRegisterPrivateExpedited, 0, 0)
+	return errno == 0
+})
+
+func membarrier() bool {
+	if !membarrierRegistered() {
+		return false
+	}
+	_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierPrivateExpedited, 0, 0)
+	return errno == 0
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"time"
 
 	"github.com/ipvsync/ipvsync/encoder"
@@ -72,14 +73,32 @@ type SenderConfig struct {
 	// in place of it.
 	Peers []netip.AddrPort
 
-	// Shards is the number of single-producer handles; 0 means one.
+	// Shards is the number of single-producer handles, 1 to 1024; 0 means as
+	// many as there are processors to run goroutines.
 	Shards int
-	// RingSize is the memory of each shard in bytes, a power of two; 0 means
-	// DefaultRingSize.
+	// Ports is the number of UDP ports, 1 to 64, from Port on, like a kernel's
+	// sync_ports: each has a transmit loop of its own, and every flow always
+	// goes by the same one. Shard i belongs to port i mod Ports. 0 means one.
+	Ports int
+	// RingSize is the memory of each ring in bytes, a power of two; a shard has
+	// two. 0 means DefaultRingSize.
 	RingSize int
+	// Watermarks are the fillings of a ring, in percent, above which updates of
+	// lesser priority are refused. The zero value of each is its default.
+	Watermarks Watermarks
 	// FlushInterval is the longest that an update waits for others to fill its
 	// message; 0 means DefaultFlushInterval. See Immediately.
 	FlushInterval time.Duration
+	// Coalesce merges updates of one flow that wait at the same time: the last
+	// state wins. Updates then wait in a window of that many bytes for each
+	// port, until it is full, or FlushInterval is over. 0 merges nothing.
+	Coalesce int
+	// BusyPoll keeps the transmit loops turning when there is nothing to do, for
+	// the least delay. It takes a whole processor for each port.
+	BusyPoll bool
+	// CPUs binds the transmit loop of port i to processor CPUs[i]; a loop
+	// without an entry goes where the kernel puts it.
+	CPUs []int
 	// CloseTimeout is the longest that Close tries to send what is there; 0
 	// means DefaultCloseTimeout.
 	CloseTimeout time.Duration
@@ -87,11 +106,36 @@ type SenderConfig struct {
 	// Logger is told when sending fails and when it resumes; nil is silence.
 	Logger *slog.Logger
 
-	// OpenTx opens the transport in place of UDP. lost must be called for each
-	// message that was committed and that no destination will get, from
-	// within Flush or Close.
-	OpenTx func(lost func(message []byte)) (xsk.Tx, error)
+	// OpenTx opens the transport of a port, counted from 0, in place of UDP. lost
+	// must be called for each message that was committed and that no destination
+	// will get, from within Flush or Close.
+	OpenTx func(port int, lost func(message []byte)) (xsk.Tx, error)
 }
+
+// Watermarks are fillings of a ring in percent, 1 to 100. Above its watermark
+// an update is refused; state changes may fill the ring.
+type Watermarks struct {
+	Refresh int // 0 means 75
+	Update  int // 0 means 90
+}
+
+// Priority of an update, when a ring fills up. Nothing is ever sent earlier for
+// its priority, or the updates of a flow would overtake each other.
+type Priority uint8
+
+// Priorities, the least first.
+const (
+	Refresh     Priority = iota // tells nothing new: the connection lives on
+	Update                      // something changed; what Publish has
+	StateChange                 // the connection came, went or changed its state
+	numPriorities
+)
+
+// Limits of a Sender.
+const (
+	MaxShards = 1024
+	MaxPorts  = 64 // IP_VS_SYNC_PORTS_MAX
+)
 
 // ReceiverConfig says where a Receiver listens and what it accepts.
 type ReceiverConfig struct {
@@ -159,7 +203,16 @@ func (c *SenderConfig) setDefaults() error {
 		c.TTL = DefaultTTL
 	}
 	if c.Shards == 0 {
-		c.Shards = 1
+		c.Shards = runtime.GOMAXPROCS(0)
+	}
+	if c.Ports == 0 {
+		c.Ports = 1
+	}
+	if c.Watermarks.Refresh == 0 {
+		c.Watermarks.Refresh = 75
+	}
+	if c.Watermarks.Update == 0 {
+		c.Watermarks.Update = 90
 	}
 	if c.RingSize == 0 {
 		c.RingSize = DefaultRingSize
@@ -178,8 +231,16 @@ func (c *SenderConfig) setDefaults() error {
 		return configError("Interface", "is required: the name of the interface to send on")
 	case c.TTL < 1 || c.TTL > 255:
 		return configError("TTL", "is %d, want 1 to 255", c.TTL)
-	case c.Shards < 0 || c.Shards > 1024:
-		return configError("Shards", "is %d, want 1 to 1024", c.Shards)
+	case c.Shards < 0 || c.Shards > MaxShards:
+		return configError("Shards", "is %d, want 1 to %d", c.Shards, MaxShards)
+	case c.Ports < 0 || c.Ports > MaxPorts:
+		return configError("Ports", "is %d, want 1 to %d", c.Ports, MaxPorts)
+	case int(c.Port)+c.Ports-1 > 65535:
+		return configError("Ports", "%d from port %d on go past 65535", c.Ports, c.Port)
+	case c.Watermarks.Refresh < 1 || c.Watermarks.Update < c.Watermarks.Refresh || c.Watermarks.Update > 100:
+		return configError("Watermarks", "are %d %% and %d %%, want 1 to 100, Update not below Refresh", c.Watermarks.Refresh, c.Watermarks.Update)
+	case c.Coalesce != 0 && (c.Coalesce < minWindow || c.Coalesce > maxWindow):
+		return configError("Coalesce", "is %d bytes, want %d to %d", c.Coalesce, minWindow, maxWindow)
 	case c.MaxSize != 0 && (c.MaxSize < encoder.MinMessageSize || c.MaxSize > encoder.MaxMessageSize):
 		return configError("MaxSize", "is %d, want %d to %d", c.MaxSize, encoder.MinMessageSize, encoder.MaxMessageSize)
 	}

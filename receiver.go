@@ -125,7 +125,7 @@ func (r *Receiver) Run(ctx context.Context) error {
 			}
 			down = true
 		}
-		if ctx.Err() != nil && len(batch) == 0 {
+		if wait == 0 && len(batch) == 0 {
 			return nil
 		}
 	}

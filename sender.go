@@ -18,71 +18,69 @@ import (
 
 // The way of an update, from a worker of the load balancer to the network.
 //
-//  1. Publish (shard.go) encodes the update into the ring of the shard, in wire
-//     form. Workers run side by side, each with a shard of its own; nobody
-//     waits, a full ring refuses.
-//  2. The transmit loop (transmit.go), one goroutine, takes the records of all
-//     rings in turn and copies each into the open message, which lies in the
-//     transport's frame from its first byte.
+//  1. Publish (shard.go) encodes the update into a ring of a shard, in wire
+//     form. Workers run side by side; nobody waits, a full ring refuses.
+//  2. The transmit loop of the shard's port (loop.go), one goroutine on a thread
+//     of its own, takes the records of all its rings in turn and copies each
+//     into the open message, which lies in the transport's frame from its first
+//     byte. With coalescing, they wait in a window before that (coalesce.go).
 //  3. A message that is full, old enough or asked for by Flush is sealed and
-//     committed to the transport, which hands it to the kernel. Only this stage
-//     waits for the network; while it does, records wait in the rings.
+//     committed to the transport, which hands it to the kernel (transmit.go).
+//     Only this stage waits for the network; while it does, records wait in the
+//     rings.
 
 // Sender sends connection updates to backups. NewSender makes one; its methods
 // may be called from any goroutine.
 type Sender struct {
 	cfg    SenderConfig
 	shards []*Shard
-	shared []sharedShard
-	loop   *transmitLoop
+	ports  []*port
 
 	closed    atomic.Bool // written by Close; Publish refuses from then on
 	closeOnce sync.Once
 	closeErr  error
 }
 
-// sharedShard is a shard for publishers that have none of their own.
-type sharedShard struct {
-	mu    sync.Mutex
-	shard *Shard
-	_     [128]byte
-}
-
-// NewSender opens the transport and starts the transmit loop. Errors are a
+// NewSender opens the transports and starts the transmit loops. Errors are a
 // *ConfigError, or those of package xsk.
-func NewSender(cfg SenderConfig) (*Sender, error) {
+func NewSender(cfg SenderConfig) (_ *Sender, err error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
 	s := &Sender{cfg: cfg}
-	loop, err := newTransmitLoop(s)
-	if err != nil {
-		return nil, err
-	}
-	s.loop = loop
-	s.shared = make([]sharedShard, cfg.Shards)
-	for i := range 2 * cfg.Shards {
-		sh, err := newShard(s, loop)
+	defer func() {
 		if err != nil {
-			loop.tx.Close()
+			for _, p := range s.ports {
+				p.tx.Close()
+			}
+		}
+	}()
+	for i := range cfg.Ports {
+		p, err := newPort(s, i)
+		if err != nil {
 			return nil, err
 		}
-		loop.shards = append(loop.shards, sh)
-		if i < cfg.Shards {
-			s.shards = append(s.shards, sh)
-		} else {
-			s.shared[i-cfg.Shards].shard = sh
-		}
+		s.ports = append(s.ports, p)
 	}
-	go loop.run()
+	for i := range cfg.Shards {
+		sh, err := newShard(s, s.ports[i%cfg.Ports])
+		if err != nil {
+			return nil, err
+		}
+		s.shards = append(s.shards, sh)
+	}
+	for _, p := range s.ports {
+		go p.run()
+	}
 	return s, nil
 }
 
-func (cfg *SenderConfig) openTx(lost func([]byte)) (xsk.Tx, error) {
+func (cfg *SenderConfig) openTx(port int, lost func([]byte)) (xsk.Tx, error) {
 	if cfg.OpenTx != nil {
-		return cfg.OpenTx(lost)
+		return cfg.OpenTx(port, lost)
 	}
 	c := cfg.udp()
+	c.Port += port
 	c.TTL, c.Loop, c.Peers, c.SndBuf = cfg.TTL, cfg.Loop, cfg.Peers, cfg.SocketBuffer
 	c.Lost = lost
 	if c.MaxPayload == 0 {
@@ -121,10 +119,12 @@ func (s *Sender) Shard(i int) *Shard { return s.shards[i] }
 // The error says why the update was dropped, and counted: ErrRingFull,
 // ErrClosed, or a *encoder.FieldError for what cannot be encoded.
 func (s *Sender) Publish(c *Conn) error {
-	sh := &s.shared[flowHash(c)%uint64(len(s.shared))]
-	sh.mu.Lock()
-	defer sh.mu.Unlock()
-	return sh.shard.Publish(c)
+	return s.PublishPriority(c, Update)
+}
+
+// PublishPriority is Publish with another priority than Update.
+func (s *Sender) PublishPriority(c *Conn, p Priority) error {
+	return s.shards[flowHash(c)%uint64(len(s.shards))].publishShared(c, p)
 }
 
 // flowHash is the xxhash of the flow's key: protocol, client and virtual
@@ -146,23 +146,30 @@ func (s *Sender) Flush(ctx context.Context) error {
 	if s.closed.Load() {
 		return fmt.Errorf("flush: %w", ErrClosed)
 	}
-	done := make(chan struct{})
-	select {
-	case s.loop.flushes <- done:
-	case <-s.loop.ended:
-		return fmt.Errorf("flush: %w", ErrClosed)
-	case <-ctx.Done():
-		return fmt.Errorf("flush: %w", ctx.Err())
+	done := make([]chan struct{}, len(s.ports))
+	for i, p := range s.ports {
+		done[i] = make(chan struct{})
+		select {
+		case p.flushes <- done[i]:
+		case <-p.ended:
+			return fmt.Errorf("flush: %w", ErrClosed)
+		case <-ctx.Done():
+			return fmt.Errorf("flush: %w", ctx.Err())
+		}
+		p.alarm.ring()
 	}
-	s.loop.alarm.ring()
-	select {
-	case <-done:
-		return nil
-	case <-s.loop.ended:
-		return s.loop.closeErr // Close sends everything that it can, too
-	case <-ctx.Done():
-		return fmt.Errorf("flush: %w", errors.Join(ctx.Err(), s.loop.lastError()))
+	for i, p := range s.ports {
+		select {
+		case <-done[i]:
+		case <-p.ended: // Close sends everything that it can, too
+			if p.closeErr != nil {
+				return fmt.Errorf("flush: %w", p.closeErr)
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("flush: %w", errors.Join(ctx.Err(), p.lastError()))
+		}
 	}
+	return nil
 }
 
 // Close sends what is in the rings, waits for the network to take it, at most
@@ -172,10 +179,16 @@ func (s *Sender) Flush(ctx context.Context) error {
 func (s *Sender) Close() error {
 	s.closeOnce.Do(func() {
 		s.closed.Store(true)
-		close(s.loop.closing)
-		s.loop.alarm.ring()
-		<-s.loop.ended
-		s.closeErr = s.loop.closeErr
+		for _, p := range s.ports {
+			close(p.closing)
+			p.alarm.ring()
+		}
+		var errs []error
+		for _, p := range s.ports {
+			<-p.ended
+			errs = append(errs, p.closeErr)
+		}
+		s.closeErr = errors.Join(errs...)
 	})
 	return s.closeErr
 }

@@ -418,8 +418,12 @@ func TestConfigErrors(t *testing.T) {
 		{"Interface", SenderConfig{}},
 		{"TTL", SenderConfig{Link: Link{Interface: "lo"}, TTL: 256}},
 		{"Shards", SenderConfig{Link: Link{Interface: "lo"}, Shards: -1}},
+		{"Ports", SenderConfig{Link: Link{Interface: "lo"}, Ports: 65}},
+		{"Ports", SenderConfig{Link: Link{Interface: "lo", Port: 65535}, Ports: 2}},
+		{"Watermarks", SenderConfig{Link: Link{Interface: "lo"}, Watermarks: Watermarks{Refresh: 95}}},
+		{"Coalesce", SenderConfig{Link: Link{Interface: "lo"}, Coalesce: 100}},
 		{"MaxSize", SenderConfig{Link: Link{Interface: "lo", MaxSize: 79}}},
-		{"RingSize", SenderConfig{Link: Link{Interface: "lo"}, RingSize: 1000, OpenTx: func(func([]byte)) (xsk.Tx, error) { return &discard{}, nil }}},
+		{"RingSize", SenderConfig{Link: Link{Interface: "lo"}, RingSize: 1000, OpenTx: func(int, func([]byte)) (xsk.Tx, error) { return &discard{}, nil }}},
 	} {
 		_, err := NewSender(tc.cfg)
 		var ce *ConfigError
@@ -442,7 +446,7 @@ func TestConfigErrors(t *testing.T) {
 // after.
 func TestFlushUnderLoad(t *testing.T) {
 	tx := &discard{}
-	s, err := NewSender(SenderConfig{FlushInterval: time.Hour, OpenTx: func(func([]byte)) (xsk.Tx, error) { return tx, nil }, Shards: 2})
+	s, err := NewSender(SenderConfig{FlushInterval: time.Hour, OpenTx: func(int, func([]byte)) (xsk.Tx, error) { return tx, nil }, Shards: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -472,7 +476,7 @@ func TestFlushUnderLoad(t *testing.T) {
 		if err := s.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if sent := s.shards[0].taken.Load(); sent != published {
+		if sent := s.Stats().Shards[0].Taken; sent != published {
 			t.Fatalf("%d of %d were taken", sent, published)
 		}
 	}
@@ -485,7 +489,7 @@ func TestFlushUnderLoad(t *testing.T) {
 }
 
 func TestPublishDoesNotAllocate(t *testing.T) {
-	s, err := NewSender(SenderConfig{OpenTx: func(func([]byte)) (xsk.Tx, error) { return &discard{}, nil }})
+	s, err := NewSender(SenderConfig{OpenTx: func(int, func([]byte)) (xsk.Tx, error) { return &discard{}, nil }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -515,7 +519,7 @@ func (d *discard) Stats() xsk.TxStats       { return d.stats }
 func (d *discard) Close() error             { return nil }
 
 func BenchmarkPublish(b *testing.B) {
-	s, err := NewSender(SenderConfig{OpenTx: func(func([]byte)) (xsk.Tx, error) { return &discard{}, nil }})
+	s, err := NewSender(SenderConfig{OpenTx: func(int, func([]byte)) (xsk.Tx, error) { return &discard{}, nil }})
 	if err != nil {
 		b.Fatal(err)
 	}

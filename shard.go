@@ -11,30 +11,46 @@ import (
 // Shard is a handle for one producer: one goroutine at a time may use it. A
 // load balancer that steers flows to workers gives each worker its own.
 type Shard struct {
-	ring      *ring.SPSC
-	sender    *Sender
-	alarm     *alarm
-	version   encoder.Version
-	maxRecord int // bytes of the longest record that fits a message
+	own     *ring.SPSC // of the handle's user
+	shared  *ring.MPSC // of Sender.Publish
+	sender  *Sender
+	alarm   *alarm
+	version encoder.Version
 
-	// dropped counts what Publish refused; written by the producer.
+	maxRecord int                // bytes of the longest record that fits a message
+	limits    [numPriorities]int // bytes in use up to which a ring takes an update
+
+	// dropped counts what was refused. Producers of both rings add to it.
 	dropped [numDropReasons]atomic.Uint64
 
 	_ [128]byte
-	// taken counts the records that the transmit loop took out of the ring;
+	// taken counts the records that the transmit loop took out of both rings;
 	// written by that loop.
 	taken atomic.Uint64
 }
 
-func newShard(s *Sender, l *transmitLoop) (*Shard, error) {
-	r, err := ring.NewSPSC(s.cfg.RingSize)
+func newShard(s *Sender, p *port) (*Shard, error) {
+	cfg := &s.cfg
+	own, err := ring.NewSPSC(cfg.RingSize)
 	if err != nil {
 		return nil, configError("RingSize", "%v", err)
 	}
-	return &Shard{
-		ring: r, sender: s, alarm: &l.alarm, version: s.version(),
-		maxRecord: min(r.MaxRecord(), l.tx.MaxPayload()-encoder.HeaderSize(s.version())),
-	}, nil
+	shared, err := ring.NewMPSC(cfg.RingSize)
+	if err != nil {
+		return nil, configError("RingSize", "%v", err)
+	}
+	sh := &Shard{
+		own: own, shared: shared, sender: s, alarm: &p.alarm, version: s.version(),
+		maxRecord: min(own.MaxRecord(), p.tx.MaxPayload()-encoder.HeaderSize(s.version())),
+		limits: [numPriorities]int{
+			Refresh:     cfg.RingSize / 100 * cfg.Watermarks.Refresh,
+			Update:      cfg.RingSize / 100 * cfg.Watermarks.Update,
+			StateChange: cfg.RingSize,
+		},
+	}
+	p.shards = append(p.shards, sh)
+	p.sources = append(p.sources, source{own, sh}, source{shared, sh})
+	return sh, nil
 }
 
 // Publish sends an update. It does not wait, allocates nothing and keeps
@@ -42,34 +58,92 @@ func newShard(s *Sender, l *transmitLoop) (*Shard, error) {
 //
 // The error says why the update was dropped, and counted: ErrRingFull,
 // ErrClosed, or a *encoder.FieldError for what cannot be encoded.
-func (sh *Shard) Publish(c *Conn) error {
+func (sh *Shard) Publish(c *Conn) error { return sh.PublishPriority(c, Update) }
+
+// PublishPriority is Publish with another priority than Update.
+func (sh *Shard) PublishPriority(c *Conn, p Priority) error {
+	if err := sh.reserve(c, p); err != nil {
+		return err
+	}
+	sh.own.Publish()
+	sh.alarm.published(sh.own)
+	return nil
+}
+
+// PublishBatch sends updates, which become visible to the transmit loop
+// together, and returns how many were taken. The others were dropped, and
+// counted; the error is that of the first of them.
+func (sh *Shard) PublishBatch(conns []Conn) (n int, err error) {
+	return sh.PublishBatchPriority(conns, Update)
+}
+
+// PublishBatchPriority is PublishBatch with another priority than Update.
+func (sh *Shard) PublishBatchPriority(conns []Conn, p Priority) (n int, err error) {
+	for i := range conns {
+		if e := sh.reserve(&conns[i], p); e == nil {
+			n++
+		} else if err == nil {
+			err = e
+		}
+	}
+	if n > 0 {
+		sh.own.Publish()
+		sh.alarm.published(sh.own)
+	}
+	return n, err
+}
+
+// reserve encodes c into the next record of the own ring, or drops it.
+func (sh *Shard) reserve(c *Conn, p Priority) error {
+	n := encoder.RecordSize(sh.version, c)
+	if n > sh.maxRecord || sh.sender.closed.Load() {
+		return sh.refuse(n)
+	}
+	b := sh.own.ReserveBelow(n, sh.limits[p])
+	if b == nil {
+		return sh.full()
+	}
+	if _, err := encoder.AppendRecord(b[:0], sh.version, c); err != nil {
+		sh.own.Unreserve(n)
+		return sh.drop(DropUnencodable, err)
+	}
+	return nil
+}
+
+// publishShared is PublishPriority for any goroutine.
+func (sh *Shard) publishShared(c *Conn, p Priority) error {
+	n := encoder.RecordSize(sh.version, c)
+	if n > sh.maxRecord || sh.sender.closed.Load() {
+		return sh.refuse(n)
+	}
+	claim, ok := sh.shared.Claim(ring.FramedSize(n), sh.limits[p])
+	if !ok {
+		return sh.full()
+	}
+	if _, err := encoder.AppendRecord(claim.Reserve(n)[:0], sh.version, c); err != nil {
+		claim.Cancel()
+		return sh.drop(DropUnencodable, err)
+	}
+	claim.Commit()
+	sh.alarm.published(sh.shared)
+	return nil
+}
+
+func (sh *Shard) full() error {
+	sh.alarm.ring()
+	return sh.drop(DropRingFull, ErrRingFull)
+}
+
+// refuse is for a closed Sender, or a record of n bytes that fits no message.
+func (sh *Shard) refuse(n int) error {
 	if sh.sender.closed.Load() {
 		return sh.drop(DropClosed, ErrClosed)
 	}
-	n := encoder.RecordSize(sh.version, c)
-	if n > sh.maxRecord {
-		return sh.drop(DropUnencodable, sh.tooLong(n))
-	}
-	b := sh.ring.Reserve(n)
-	if b == nil {
-		sh.alarm.ring()
-		return sh.drop(DropRingFull, ErrRingFull)
-	}
-	if _, err := encoder.AppendRecord(b[:0], sh.version, c); err != nil {
-		sh.ring.Cancel()
-		return sh.drop(DropUnencodable, err)
-	}
-	sh.ring.Publish()
-	sh.alarm.published(sh.ring)
-	return nil
+	return sh.drop(DropUnencodable, &encoder.FieldError{Field: "record", Err: encoder.ErrTooLong,
+		Detail: fmt.Sprintf("%d bytes; a message takes %d", n, sh.maxRecord)})
 }
 
 func (sh *Shard) drop(r DropReason, err error) error {
 	sh.dropped[r].Add(1)
 	return err
-}
-
-func (sh *Shard) tooLong(n int) error {
-	return &encoder.FieldError{Field: "record", Err: encoder.ErrTooLong,
-		Detail: fmt.Sprintf("%d bytes; a message takes %d", n, sh.maxRecord)}
 }

@@ -32,22 +32,48 @@ func (r DropReason) String() string {
 }
 
 // SenderStats are the counters of a Sender since it was made. They are read
-// without stopping anybody, so that while updates flow they belong to slightly
-// different moments. At rest, after Flush or Close,
+// without stopping anybody: while updates flow, they belong to slightly different
+// moments, but never show more that left than came. At rest, after Flush or
+// Close,
 //
 //	Published = Sent + Coalesced + Σ Dropped + Queued
 //
 // holds exactly, and Queued is 0.
 type SenderStats struct {
-	Published uint64 // updates offered, less those that still lie in a ring
+	Published uint64 // updates offered, less those that still wait for their message to be sealed
 	Sent      uint64 // updates that the network took
 	Coalesced uint64 // updates replaced by a later one of the same flow
 	Dropped   [NumDropReasons]uint64
-	Queued    uint64 // updates in messages that have not left yet
+	Queued    uint64 // updates in sealed messages that have not left yet
 	Messages  uint64 // messages sealed
 	Bytes     uint64 // of those, without the headers of UDP and below
-	Reopened  uint64 // times that the transport was opened anew
+	Reopened  uint64 // times that a transport was opened anew
 	Transport xsk.TxStats
+
+	Ports  []PortStats
+	Shards []ShardStats
+}
+
+// PortStats are the counters of one UDP port and its transmit loop.
+type PortStats struct {
+	Accepted  uint64 // updates taken out of rings
+	Sent      uint64
+	Coalesced uint64
+	Lost      uint64 // DropTransport
+	Unsent    uint64 // DropUnsent
+	Messages  uint64
+	Bytes     uint64
+	Reopened  uint64
+	Turns     uint64 // of the loop
+	Sleeps    uint64 // of the loop: times that it had nothing to do
+	Transport xsk.TxStats
+}
+
+// ShardStats are the counters of one shard.
+type ShardStats struct {
+	Taken   uint64                 // updates that the transmit loop took
+	Dropped [NumDropReasons]uint64 // by Publish
+	Waiting int                    // bytes in the rings
 }
 
 // DroppedTotal is the sum of Dropped.
@@ -60,31 +86,48 @@ func (s *SenderStats) DroppedTotal() (n uint64) {
 
 // Stats reads the counters.
 func (s *Sender) Stats() SenderStats {
-	l := s.loop
+	var st SenderStats
+	for _, p := range s.ports {
+		ps := p.stats()
+		st.Ports = append(st.Ports, ps)
+		st.Published += ps.Accepted
+		st.Sent += ps.Sent
+		st.Coalesced += ps.Coalesced
+		st.Dropped[DropTransport] += ps.Lost
+		st.Dropped[DropUnsent] += ps.Unsent
+		st.Queued += ps.Accepted - ps.Sent - ps.Coalesced - ps.Lost - ps.Unsent
+		st.Messages += ps.Messages
+		st.Bytes += ps.Bytes
+		st.Reopened += ps.Reopened
+		st.Transport = st.Transport.Plus(ps.Transport)
+	}
+	for _, sh := range s.shards {
+		ss := ShardStats{Taken: sh.taken.Load(), Waiting: sh.own.Len() + sh.shared.Len()}
+		for r := range sh.dropped {
+			ss.Dropped[r] = sh.dropped[r].Load()
+			st.Dropped[r] += ss.Dropped[r]
+			st.Published += ss.Dropped[r]
+		}
+		st.Shards = append(st.Shards, ss)
+	}
+	return st
+}
+
+func (p *port) stats() PortStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	select {
-	case <-l.ended:
-		l.mu.Lock()
-		l.sweep()
-		l.mu.Unlock()
+	case <-p.ended:
+		p.sweep()
 	default:
 	}
-	var st SenderStats
-	st.Sent, st.Messages, st.Bytes, st.Reopened = l.sent.Load(), l.messages.Load(), l.bytes.Load(), l.reopened.Load()
-	st.Dropped[DropTransport], st.Dropped[DropUnsent] = l.lost.Load(), l.stranded.Load()
-	decided := st.Sent + st.Dropped[DropTransport] + st.Dropped[DropUnsent]
-	for _, sh := range l.shards {
-		st.Published += sh.taken.Load()
-		for r := range sh.dropped {
-			st.Dropped[r] += sh.dropped[r].Load()
-			st.Published += sh.dropped[r].Load()
-		}
+	ps := PortStats{
+		Sent: p.sent.Load(), Coalesced: p.coalesced.Load(), Lost: p.lost.Load(), Unsent: p.unsent.Load(),
+		Messages: p.messages.Load(), Bytes: p.bytes.Load(), Reopened: p.reopened.Load(),
+		Turns: p.turns.Load(), Sleeps: p.sleeps.Load(), Transport: p.past.Plus(p.txNow.Stats()),
 	}
-	taken := st.Published - st.DroppedTotal() + st.Dropped[DropTransport] + st.Dropped[DropUnsent]
-	st.Queued = taken - decided
-	l.mu.Lock()
-	st.Transport = l.past.Plus(l.txNow.Stats())
-	l.mu.Unlock()
-	return st
+	ps.Accepted = p.accepted.Load() // last: no more goes than came
+	return ps
 }
 
 // ReceiverStats are the counters of a Receiver since it was made.

@@ -51,34 +51,44 @@ func AppendRecord(dst []byte, v Version, c *Conn) ([]byte, error) {
 		}
 	}
 	n := len(dst)
-	dst = slices.Grow(dst, size)[:n+size]
-	b := dst[n : n+size : n+size]
-	_ = b[fixedSizeV4-1]
-	b[1] = byte(c.Protocol)
-	binary.BigEndian.PutUint16(b[2:], uint16(size))
-	binary.BigEndian.PutUint32(b[4:], uint32(c.Flags))
-	binary.BigEndian.PutUint16(b[8:], uint16(c.State))
-	binary.BigEndian.PutUint16(b[10:], c.Client.Port)
-	binary.BigEndian.PutUint16(b[12:], c.Virtual.Port)
-	binary.BigEndian.PutUint16(b[14:], c.Dest.Port)
-	binary.BigEndian.PutUint32(b[16:], c.Fwmark)
-	binary.BigEndian.PutUint32(b[20:], c.Timeout)
+	if cap(dst)-n < size {
+		dst = slices.Grow(dst, size)
+	}
+	dst = dst[:n+size]
+	b := dst[n:]
 	if fixed == fixedSizeV4 {
-		b[0] = 0
-		copy(b[24:28], c.Client.Addr[:4])
-		copy(b[28:32], c.Virtual.Addr[:4])
-		copy(b[32:36], c.Dest.Addr[:4])
+		putFixed4((*[fixedSizeV4]byte)(b), c, size)
 	} else {
-		_ = b[fixedSizeV6-1]
-		b[0] = typeIPv6
-		copy(b[24:40], c.Client.Addr[:])
-		copy(b[40:56], c.Virtual.Addr[:])
-		copy(b[56:72], c.Dest.Addr[:])
+		putFixed6((*[fixedSizeV6]byte)(b), c, size)
 	}
 	if len(c.Options) != 0 {
 		copy(b[fixed:], c.Options)
 	}
 	return dst, nil
+}
+
+// putFixed4 writes the fixed part of a version 1 record of IPv4: whole words, as
+// few stores as there can be.
+func putFixed4(b *[fixedSizeV4]byte, c *Conn, size int) {
+	putFixed((*[24]byte)(b[:24]), c, 0, size)
+	*(*[4]byte)(b[24:]) = [4]byte(c.Client.Addr[:4])
+	*(*[4]byte)(b[28:]) = [4]byte(c.Virtual.Addr[:4])
+	*(*[4]byte)(b[32:]) = [4]byte(c.Dest.Addr[:4])
+}
+
+func putFixed6(b *[fixedSizeV6]byte, c *Conn, size int) {
+	putFixed((*[24]byte)(b[:24]), c, typeIPv6, size)
+	*(*[16]byte)(b[24:]) = c.Client.Addr
+	*(*[16]byte)(b[40:]) = c.Virtual.Addr
+	*(*[16]byte)(b[56:]) = c.Dest.Addr
+}
+
+// putFixed writes what precedes the addresses.
+func putFixed(b *[24]byte, c *Conn, typ byte, size int) {
+	be := binary.BigEndian
+	be.PutUint64(b[0:], uint64(typ)<<56|uint64(c.Protocol)<<48|uint64(size)<<32|uint64(c.Flags))
+	be.PutUint64(b[8:], uint64(c.State)<<48|uint64(c.Client.Port)<<32|uint64(c.Virtual.Port)<<16|uint64(c.Dest.Port))
+	be.PutUint64(b[16:], uint64(c.Fwmark)<<32|uint64(c.Timeout))
 }
 
 func appendRecordV0(dst []byte, c *Conn) ([]byte, error) {

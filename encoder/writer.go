@@ -11,8 +11,10 @@ import (
 // needs Init first. It keeps the buffer between Init and Seal and allocates
 // nothing.
 type Writer struct {
-	buf     []byte // the message so far; its capacity is the limit
+	buf     []byte // the whole buffer; its length is the limit
+	size    int    // bytes so far, header included
 	count   int
+	align   int // alignment of records, less one: 3, or in version 0, which has none, 0
 	version Version
 	syncID  uint8
 }
@@ -27,21 +29,27 @@ func (w *Writer) Init(buf []byte, v Version, syncID uint8) error {
 	if v > Version1 {
 		return fmt.Errorf("version %d: %w: there are 0 and 1", v, ErrBuffer)
 	}
-	header := headerSizeV1
+	*w = Writer{buf: buf, size: headerSizeV1, align: alignment - 1, version: v, syncID: syncID}
 	if v == Version0 {
-		header = headerSizeV0
+		w.size, w.align = headerSizeV0, 0
 	}
-	*w = Writer{buf: buf[:header:len(buf)], version: v, syncID: syncID}
 	return nil
 }
 
-// pad is how many zero bytes go before the next record: the kernel pads before
-// a record, never after the last, and in version 0 not at all.
-func (w *Writer) pad() int {
-	if w.version == Version0 {
-		return 0
+// place finds the place of a record of size bytes: where it begins, and whether
+// it fits. The kernel pads before a record, never after the last.
+func (w *Writer) place(size int) (at int, ok bool) {
+	at = (w.size + w.align) &^ w.align
+	return at, at+size <= len(w.buf) && w.count < MaxRecords
+}
+
+// advance makes the size bytes at at the next record.
+func (w *Writer) advance(at, size int) {
+	if at != w.size {
+		clear(w.buf[w.size:at])
 	}
-	return -len(w.buf) & (alignment - 1)
+	w.size = at + size
+	w.count++
 }
 
 // Append encodes c as the next record. ErrFull says that it does not fit
@@ -49,69 +57,62 @@ func (w *Writer) pad() int {
 // message of this limit. In either case the message is as before.
 func (w *Writer) Append(c *Conn) error {
 	size := RecordSize(w.version, c)
-	if !w.fits(size) {
+	at, ok := w.place(size)
+	if !ok {
 		if w.count == 0 {
-			return fieldError("record", ErrTooLong, "%d bytes do not fit into a message of %d", size, cap(w.buf))
+			return fieldError("record", ErrTooLong, "%d bytes do not fit into a message of %d", size, len(w.buf))
 		}
 		return ErrFull
 	}
-	b, err := AppendRecord(w.grow(), w.version, c)
-	if err != nil {
+	if _, err := AppendRecord(w.buf[at:at], w.version, c); err != nil {
 		return err
 	}
-	w.buf = b
-	w.count++
+	w.advance(at, size)
 	return nil
 }
 
 // AppendRaw copies rec, one record as AppendRecord made it for the same
 // version, and says whether it fitted. rec is not checked and not retained.
 func (w *Writer) AppendRaw(rec []byte) bool {
-	if !w.fits(len(rec)) {
+	at, ok := w.place(len(rec))
+	if !ok {
 		return false
 	}
-	w.buf = append(w.grow(), rec...)
-	w.count++
+	dst := w.buf[at:]
+	if len(rec) == fixedSizeV4 {
+		*(*[fixedSizeV4]byte)(dst) = *(*[fixedSizeV4]byte)(rec) // three moves instead of a call
+	} else {
+		copy(dst, rec)
+	}
+	w.advance(at, len(rec))
 	return true
-}
-
-func (w *Writer) fits(size int) bool {
-	return len(w.buf)+w.pad()+size <= cap(w.buf) && w.count < MaxRecords
-}
-
-// grow is the message with the padding that the next record needs. w.buf
-// itself does not grow, so that a failed encoding changes nothing.
-func (w *Writer) grow() []byte {
-	n := w.pad()
-	b := w.buf[:len(w.buf)+n]
-	clear(b[len(w.buf):])
-	return b
 }
 
 // Count is the number of records so far.
 func (w *Writer) Count() int { return w.count }
 
 // Size is the number of bytes so far, header included.
-func (w *Writer) Size() int { return len(w.buf) }
+func (w *Writer) Size() int { return w.size }
 
 // Seal writes the header and returns the message, a slice of the buffer that
 // Init was given. A Writer that was not begun gives nil.
 func (w *Writer) Seal() []byte {
-	m := w.buf
+	if w.buf == nil {
+		return nil
+	}
+	m := w.buf[:w.size:len(w.buf)]
 	w.buf = nil
-	switch {
-	case m == nil:
-	case w.version == Version0:
+	if w.version == Version0 {
 		m[0] = byte(w.count)
 		m[1] = w.syncID
 		binary.BigEndian.PutUint16(m[2:], uint16(len(m)))
-	default:
-		m[0] = 0
-		m[1] = w.syncID
-		binary.BigEndian.PutUint16(m[2:], uint16(len(m)))
-		m[4] = byte(w.count)
-		m[5] = protoVersion
-		m[6], m[7] = 0, 0
+		return m
 	}
+	m[0] = 0
+	m[1] = w.syncID
+	binary.BigEndian.PutUint16(m[2:], uint16(len(m)))
+	m[4] = byte(w.count)
+	m[5] = protoVersion
+	m[6], m[7] = 0, 0
 	return m
 }

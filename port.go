@@ -1,0 +1,327 @@
+package ipvsync
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ipvsync/ipvsync/encoder"
+	"github.com/ipvsync/ipvsync/ring"
+	"github.com/ipvsync/ipvsync/xsk"
+)
+
+const (
+	// turnBudget is how many records a loop takes from one ring before it looks
+	// at the next one.
+	turnBudget = 1024
+	// spinTurns is how often an idle loop looks at its rings before it sleeps:
+	// some microseconds, about what it costs to be woken.
+	spinTurns = 200
+	// retryInterval is how often a transport that failed is tried again.
+	retryInterval = 100 * time.Millisecond
+	// congestionWait bounds a wait for the transport, so that the loop looks
+	// after its other duties.
+	congestionWait = 10 * time.Millisecond
+	// unfencedNap bounds a sleep where the kernel has no membarrier, and a
+	// record might be published unseen.
+	unfencedNap = time.Millisecond
+)
+
+// port is one UDP port of a Sender, with the transmit loop that is the only
+// consumer of its shards' rings and the only user of its transport.
+type port struct {
+	number  int
+	cfg     *SenderConfig
+	version encoder.Version
+	shards  []*Shard
+	sources []source
+	alarm   alarm
+	flushes chan chan struct{}
+	closing chan struct{}
+	ended   chan struct{}
+
+	// The loop's own from here on.
+	tx       xsk.Tx
+	w        encoder.Writer
+	window   *window   // where records wait to be merged; nil without coalescing
+	open     bool      // w has a message
+	direct   bool      // w has a message, and records go right into it
+	pending  bool      // a record waits, in the message or in the window
+	deadline time.Time // when it must go
+	timer    *time.Timer
+	turn     int       // source to begin the next turn with
+	idle     int       // turns without work
+	noFrame  bool      // the transport had no frame for the next message
+	down     bool      // the transport failed at the last try
+	gone     bool      // only a new transport will help
+	retryAt  time.Time // when to try again
+	sealed   uint64    // messages committed so far
+	inTx     uint64    // records of messages that the transport has not yet taken
+	waiting  []flushRequest
+	closeErr error
+
+	// Counters, written by the loop; see PortStats. accepted is stored before
+	// what comes of the records, and read after it, so that no reader sees more
+	// go than came.
+	accepted  atomic.Uint64 // records taken out of rings
+	coalesced atomic.Uint64
+	messages  atomic.Uint64
+	bytes     atomic.Uint64
+	sent      atomic.Uint64 // records that the network took
+	lost      atomic.Uint64 // records given up by the transport
+	unsent    atomic.Uint64 // records that were not sent when Close gave up
+	reopened  atomic.Uint64
+	turns     atomic.Uint64
+	sleeps    atomic.Uint64
+
+	mu      sync.Mutex
+	lastErr error       // of the transport; nil when it works
+	past    xsk.TxStats // of transports that were replaced
+	txNow   xsk.Tx      // tx, for Stats
+}
+
+// source is a ring that a loop takes records from.
+type source struct {
+	ring  sourceRing
+	shard *Shard
+}
+
+type sourceRing interface {
+	Look() ring.Run
+	Release(*ring.Run)
+	Len() int
+	Cap() int
+	Head() uint64
+	Tail() uint64
+}
+
+func newPort(s *Sender, number int) (*port, error) {
+	p := &port{
+		number:  number,
+		cfg:     &s.cfg,
+		version: s.version(),
+		alarm:   newAlarm(),
+		flushes: make(chan chan struct{}, 16),
+		closing: make(chan struct{}),
+		ended:   make(chan struct{}),
+		timer:   time.NewTimer(time.Hour),
+	}
+	p.timer.Stop()
+	if s.cfg.Coalesce > 0 {
+		p.window = newWindow(s.cfg.Coalesce, p.version)
+	}
+	tx, err := s.cfg.openTx(number, p.onLost)
+	if err != nil {
+		return nil, err
+	}
+	if tx.MaxPayload() < encoder.MinMessageSize {
+		tx.Close()
+		return nil, configError("MaxSize", "the transport takes %d bytes, want at least %d", tx.MaxPayload(), encoder.MinMessageSize)
+	}
+	p.tx, p.txNow = tx, tx
+	return p, nil
+}
+
+// run is the transmit loop.
+func (p *port) run() {
+	runtime.LockOSThread() // never unlocked: the thread ends with the loop, and its affinity with it
+	defer close(p.ended)
+	p.bind()
+	closing := false
+	var giveUp time.Time
+	for {
+		p.turns.Store(p.turns.Load() + 1)
+		expired := p.pending && !time.Now().Before(p.deadline)
+		n := p.collect()
+		p.takeFlushRequests()
+		if due := p.flushDue(); p.pending && (expired || due || closing || n == 0 && p.cfg.FlushInterval < 0) {
+			p.sealAll()
+		}
+		p.flush()
+		p.answerFlushRequests()
+		switch {
+		case closing:
+			if n == 0 && !p.pending && p.tx.Pending() == 0 && p.drained() || time.Now().After(giveUp) {
+				p.shutDown()
+				return
+			}
+		default:
+			select {
+			case <-p.closing:
+				closing = true
+				giveUp = time.Now().Add(p.cfg.CloseTimeout)
+				continue
+			default:
+			}
+		}
+		if n > 0 {
+			p.idle = 0
+			continue
+		}
+		p.idle++
+		p.wait(closing)
+	}
+}
+
+// bind puts the loop's thread on its processor.
+func (p *port) bind() {
+	if p.number >= len(p.cfg.CPUs) {
+		return
+	}
+	cpu := p.cfg.CPUs[p.number]
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		p.cfg.Logger.Error("the transmit loop cannot be bound to its processor; it runs anywhere",
+			"port", p.number, "cpu", cpu, "error", err)
+	}
+}
+
+// collect takes records from every ring in turn, and returns how many. The
+// first in turn is another one each time, so that none is last for ever when
+// frames are scarce.
+func (p *port) collect() int {
+	n := 0
+	for i := range p.sources {
+		n += p.take(&p.sources[(p.turn+i)%len(p.sources)])
+	}
+	if p.turn++; p.turn == len(p.sources) {
+		p.turn = 0
+	}
+	return n
+}
+
+func (p *port) take(src *source) int {
+	run := src.ring.Look()
+	n := 0
+	for n < turnBudget {
+		rec, ok := run.Peek()
+		if !ok || !(p.direct && p.w.AppendRaw(rec)) && !p.place(rec) {
+			break // a record without a place comes again
+		}
+		run.Advance()
+		n++
+	}
+	src.ring.Release(&run)
+	if n > 0 {
+		src.shard.taken.Store(src.shard.taken.Load() + uint64(n))
+	}
+	return n
+}
+
+// wait sleeps until there may be something to do.
+func (p *port) wait(closing bool) {
+	d := time.Duration(-1) // no end
+	state := uint32(asleep)
+	switch {
+	case p.down:
+		d = max(time.Until(p.retryAt), 0)
+		state = napping
+		if p.noFrame {
+			state = awake // rings that fill up are of no use to anybody
+		}
+	case p.tx.Pending() > 0 || closing:
+		if err := p.tx.Wait(congestionWait); err != nil {
+			p.failed(err)
+		}
+		return
+	case p.cfg.BusyPoll || len(p.waiting) > 0 || p.pending && p.cfg.FlushInterval < 0:
+		return
+	case p.pending:
+		d = max(time.Until(p.deadline), 0)
+		state = napping
+	case p.idle < spinTurns:
+		return
+	}
+	if state != awake && !p.alarm.announce(state) && (d < 0 || d > unfencedNap) {
+		d = unfencedNap
+	}
+	if !p.work(state) {
+		p.sleep(d)
+	}
+	p.alarm.state.Store(awake)
+}
+
+// work says whether there is something for which state would be left.
+func (p *port) work(state uint32) bool {
+	for i := range p.sources {
+		r := p.sources[i].ring
+		n := r.Len()
+		if state == asleep && n > 0 || state == napping && 2*n >= r.Cap() {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *port) sleep(d time.Duration) {
+	p.sleeps.Store(p.sleeps.Load() + 1)
+	if d < 0 {
+		<-p.alarm.bell
+		return
+	}
+	p.timer.Reset(d)
+	select {
+	case <-p.alarm.bell:
+		p.timer.Stop()
+	case <-p.timer.C:
+	}
+}
+
+func (p *port) drained() bool {
+	for i := range p.sources {
+		if p.sources[i].ring.Len() > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// shutDown ends the loop; what has not left by now is dropped and counted.
+func (p *port) shutDown() {
+	if p.pending {
+		p.sealAll()
+	}
+	err := p.tx.Close() // counts by onLost what it still had
+	p.sent.Store(p.sent.Load() + p.inTx)
+	p.inTx = 0
+	p.sweep()
+	for _, r := range p.waiting {
+		close(r.done)
+	}
+	p.waiting = nil
+	if n := p.unsent.Load() + p.lost.Load(); n > 0 {
+		err = errors.Join(fmt.Errorf("port %d: %d updates were not sent", p.number, n), p.lastError(), err)
+	}
+	p.closeErr = err
+}
+
+// sweep counts the records that nobody will take out of the rings any more. A
+// producer that was inside Publish during Close may still add one, so Stats
+// sweeps again.
+func (p *port) sweep() {
+	n := uint64(0)
+	if p.window != nil {
+		n += uint64(p.window.left())
+		p.window.reset()
+	}
+	for i := range p.sources {
+		r := p.sources[i].ring
+		for run := r.Look(); run.Len() > 0; run = r.Look() {
+			before := n
+			for _, ok := run.Peek(); ok; _, ok = run.Peek() {
+				run.Advance()
+				n++
+			}
+			r.Release(&run)
+			p.sources[i].shard.taken.Add(n - before)
+		}
+	}
+	p.accepted.Add(n)
+	p.unsent.Add(n)
+}

@@ -1,0 +1,250 @@
+package ring
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// testRing is what the model asks of a ring, SPSC or MPSC.
+type testRing struct {
+	name    string
+	reserve func(n int) []byte // nil: full
+	publish func()
+	cancel  func()
+	look    func() Run
+	release func(*Run)
+	used    func() int
+	max     int
+}
+
+func newSPSC(t testing.TB, size int) *SPSC {
+	t.Helper()
+	r, err := NewSPSC(size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func newMPSC(t testing.TB, size int) *MPSC {
+	t.Helper()
+	r, err := NewMPSC(size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func testRings(t *testing.T, size int, start uint64) []testRing {
+	s, m := newSPSC(t, size), newMPSC(t, size)
+	s.startAt(start)
+	m.startAt(start)
+	var claims []Claim // each record is a claim of its own here
+	end := func(do func(*Claim)) func() {
+		return func() {
+			for i := range claims {
+				do(&claims[i])
+			}
+			claims = nil
+		}
+	}
+	return []testRing{
+		{"SPSC", s.Reserve, s.Publish, s.Cancel, s.Look, s.Release, s.Len, s.MaxRecord()},
+		{"MPSC", func(n int) []byte {
+			c, ok := m.Claim(FramedSize(n), size)
+			if !ok {
+				return nil
+			}
+			b := c.Reserve(n)
+			claims = append(claims, c)
+			return b
+		}, end((*Claim).Commit), end((*Claim).Cancel), m.Look, m.Release, m.Len, m.MaxRecord()},
+	}
+}
+
+func TestSizes(t *testing.T) {
+	for _, n := range []int{-1, 0, 1, 32, 63, 65, 96, MaxSize + 1, MaxSize * 2} {
+		if _, err := NewSPSC(n); !errors.Is(err, ErrSize) {
+			t.Errorf("SPSC of %d: %v", n, err)
+		}
+		if _, err := NewMPSC(n); !errors.Is(err, ErrSize) {
+			t.Errorf("MPSC of %d: %v", n, err)
+		}
+	}
+	for _, r := range testRings(t, 1024, 0) {
+		if r.max != 504 {
+			t.Errorf("%s: longest record %d", r.name, r.max)
+		}
+		for _, n := range []int{-1, 505, 1 << 40} {
+			if b := r.reserve(n); b != nil {
+				t.Errorf("%s: a record of %d bytes was reserved", r.name, n)
+			}
+		}
+	}
+}
+
+// A random program against a slice: what the ring says of its contents is what
+// a slice of records says, from many starting points, the wrap of the indices
+// among them.
+func TestModel(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for _, start := range []uint64{0, 1<<32 - 512, 1<<32 - 8192, 1<<64 - 512, 1<<64 - 8192} {
+		for range 20 {
+			size := 256 << rng.IntN(5)
+			for _, r := range testRings(t, size, start) {
+				model(t, rng, r, size)
+			}
+		}
+	}
+}
+
+func model(t *testing.T, rng *rand.Rand, r testRing, size int) {
+	var reserved, visible [][]byte
+	for step := range 2000 {
+		switch rng.IntN(8) {
+		case 0, 1, 2, 3:
+			n := rng.IntN(r.max + 1)
+			if rng.IntN(3) > 0 {
+				n = rng.IntN(64)
+			}
+			b := r.reserve(n)
+			if b == nil {
+				if r.used() == 0 && len(reserved) == 0 {
+					t.Fatalf("%s, step %d: an empty ring of %d has no room for %d bytes", r.name, step, size, n)
+				}
+				continue
+			}
+			if len(b) != n || cap(b) != n {
+				t.Fatalf("%s, step %d: %d bytes, capacity %d, want %d", r.name, step, len(b), cap(b), n)
+			}
+			for i := range b {
+				b[i] = byte(rng.Uint32())
+			}
+			reserved = append(reserved, bytes.Clone(b))
+		case 4, 5:
+			if rng.IntN(8) == 0 {
+				r.cancel()
+			} else {
+				r.publish()
+				visible = append(visible, reserved...)
+			}
+			reserved = nil
+		case 6, 7:
+			// Some of what is there, perhaps looking twice, perhaps in two runs.
+			run := r.look()
+			if rng.IntN(4) == 0 {
+				run = r.look()
+			}
+			for n := rng.IntN(10); n > 0; n-- {
+				b, ok := run.Peek()
+				if !ok {
+					break
+				}
+				if len(visible) == 0 {
+					t.Fatalf("%s, step %d: got %x, nothing is visible", r.name, step, b)
+				}
+				if !bytes.Equal(b, visible[0]) {
+					t.Fatalf("%s, step %d: got %x, want %x", r.name, step, b, visible[0])
+				}
+				run.Advance()
+				visible = visible[1:]
+			}
+			r.release(&run)
+		}
+		if n := r.used(); n < 0 || n > size {
+			t.Fatalf("%s, step %d: %d bytes in a ring of %d", r.name, step, n, size)
+		}
+	}
+	// What is left comes out, and then the ring is empty.
+	r.cancel()
+	for range 4 {
+		run := r.look()
+		for b, ok := run.Peek(); ok; b, ok = run.Peek() {
+			if len(visible) == 0 || !bytes.Equal(b, visible[0]) {
+				t.Fatalf("%s, at the end: got %x", r.name, b)
+			}
+			run.Advance()
+			visible = visible[1:]
+		}
+		r.release(&run)
+	}
+	if len(visible) != 0 || r.used() != 0 {
+		t.Fatalf("%s, at the end: %d records and %d bytes are left", r.name, len(visible), r.used())
+	}
+}
+
+// A limit keeps room for others.
+func TestReserveBelow(t *testing.T) {
+	s, m := newSPSC(t, 1024), newMPSC(t, 1024)
+	for i := range 16 {
+		if ok := s.ReserveBelow(40, 768) != nil; ok != (i < 16) {
+			t.Fatalf("SPSC: record %d below the limit: %v", i, ok)
+		}
+		c, ok := m.Claim(FramedSize(40), 768)
+		if !ok {
+			t.Fatalf("MPSC: record %d is refused", i)
+		}
+		c.Commit()
+	}
+	if s.ReserveBelow(40, 768) != nil {
+		t.Error("SPSC: reserved above the limit")
+	}
+	if _, ok := m.Claim(48, 768); ok {
+		t.Error("MPSC: claimed above the limit")
+	}
+	if s.Reserve(40) == nil {
+		t.Error("SPSC: full below its size")
+	}
+	if c, ok := m.Claim(48, 1024); !ok {
+		t.Error("MPSC: full below its size")
+	} else {
+		c.Cancel()
+	}
+	s.Publish()
+	run := s.Look()
+	for _, ok := run.Peek(); ok; _, ok = run.Peek() {
+		run.Advance()
+	}
+	s.Release(&run)
+	if s.ReserveBelow(40, 768) == nil {
+		t.Error("SPSC: the room that came free is not seen")
+	}
+}
+
+// Several records in one claim become visible together.
+func TestClaimOfSeveral(t *testing.T) {
+	m := newMPSC(t, 1024)
+	c, ok := m.Claim(FramedSize(1)+FramedSize(2)+FramedSize(3), 1024)
+	if !ok {
+		t.Fatal("an empty ring is full")
+	}
+	for n := range 3 {
+		copy(c.Reserve(n+1), "abc")
+	}
+	if c.Reserve(9) != nil {
+		t.Error("more than was claimed")
+	}
+	late, _ := m.Claim(FramedSize(1), 1024)
+	copy(late.Reserve(1), "x")
+	early := c
+	late.Commit()
+	if run := m.Look(); len(run.b) != 0 {
+		t.Error("a record before an uncommitted one is visible")
+	}
+	early.Commit()
+	var got []string
+	run := m.Look()
+	for b, ok := run.Peek(); ok; b, ok = run.Peek() {
+		got = append(got, string(b))
+		run.Advance()
+	}
+	m.Release(&run)
+	if want := []string{"a", "ab", "abc", "x"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
