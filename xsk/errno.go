@@ -48,9 +48,34 @@ func isNoRoute(e unix.Errno) bool {
 	return e == unix.ENETUNREACH || e == unix.EHOSTUNREACH || e == unix.EADDRNOTAVAIL
 }
 
+// isNoZeroCopy reports whether binding failed because the driver cannot do
+// zero-copy: xp_assign_dev, ndo_bpf with XDP_SETUP_XSK_POOL.
+//
+//   - EOPNOTSUPP: no such ability in the driver, or a multi-buffer program.
+//   - EPROTONOSUPPORT, EINVAL, ENOTSUPP (524, which has no name outside of the
+//     kernel): what some drivers say, of the queue, the MTU or the frame size.
+func isNoZeroCopy(e unix.Errno) bool {
+	return e == unix.EOPNOTSUPP || e == unix.EPROTONOSUPPORT || e == unix.EINVAL || e == enotsupp
+}
+
+// enotsupp is ENOTSUPP of include/linux/errno.h.
+const enotsupp = unix.Errno(524)
+
 // isTooBig reports whether the packet exceeds the MTU of the interface or the
 // path: ip_append_data and ip6_append_data with IP_PMTUDISC_DO.
 func isTooBig(e unix.Errno) bool { return e == unix.EMSGSIZE }
+
+// isTrainRefused reports whether the kernel may have refused a packet because it
+// is a train, and would take its messages one by one.
+//
+//   - EIO: the path encrypts (dst_xfrm), or, before Linux 6.11, the interface
+//     does not compute checksums: udp_send_skb, udp_v6_send_skb.
+//   - EINVAL: the socket sends no checksums, more segments than the kernel
+//     knows, and, in older kernels, segments that exceed the MTU: the same.
+//   - EMSGSIZE: segments that exceed the MTU, or more than an IP packet holds.
+func isTrainRefused(e unix.Errno) bool {
+	return e == unix.EIO || e == unix.EINVAL || e == unix.EMSGSIZE
+}
 
 // isPermission reports whether a right is missing, or a firewall of this host
 // refuses the packet (NF_DROP on the way out is EPERM: nf_hook_slow).

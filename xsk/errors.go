@@ -2,6 +2,7 @@ package xsk
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 )
 
@@ -19,6 +20,29 @@ var (
 	ErrDeviceGone = errors.New("network device is gone")    // close, and open again when it is back
 	ErrClosed     = errors.New("transport has been closed") // stop
 )
+
+// Errors of AF_XDP alone. What can be done without it is UDP.
+var (
+	ErrUnsupported = errors.New("not supported by this kernel or driver")      // use UDP
+	ErrZeroCopy    = errors.New("zero-copy is not available")                  // use copy mode, or another driver
+	ErrQueueBusy   = errors.New("device queue is in use")                      // stop the other program, or use another queue
+	ErrMemlock     = errors.New("locked memory is limited")                    // raise RLIMIT_MEMLOCK, or use fewer frames
+	ErrProgramBusy = errors.New("another XDP program is attached")             // detach it, or let it feed a pinned map
+	ErrBroken      = errors.New("the kernel refuses a descriptor of the ring") // close, open again, and report it
+)
+
+// ForeignProgramError is an ErrProgramBusy that names the program, for bpftool
+// prog show id ID.
+type ForeignProgramError struct {
+	ID uint32
+}
+
+func (e *ForeignProgramError) Error() string {
+	return fmt.Sprintf("%v: program id %d, which stays: detach it if it is yours, or let it redirect into a pinned map (PinnedMap)", ErrProgramBusy, e.ID)
+}
+
+// Is makes it an ErrProgramBusy.
+func (e *ForeignProgramError) Is(target error) bool { return target == ErrProgramBusy }
 
 // Error tells which operation failed, and where. errors.Is finds the sentinel
 // and, if there was one, the errno behind it.

@@ -5,9 +5,11 @@ package xsk
 //   - sendmmsg, recvmmsg and recvmsg read and write a message header and what it
 //     points to. The headers here are typed Go structs whose pointers the
 //     collector sees and which belong to heap objects that do not move. They are
-//     set once, when a transport is opened, to buffers that live as long as it.
-//   - Lengths in headers and vectors are never greater than those buffers: they
-//     are set from len() of the same slice.
+//     set to buffers that live as long as the transport.
+//   - Base and length of a vector are those of one slice expression, so they
+//     never reach past the slab.
+//   - A control message is written and read inside a segControl, which has room for
+//     its header and 8 bytes more, and is aligned like it.
 //   - unsafe.Pointer becomes uintptr only in the argument list of the system
 //     call, where the compiler keeps the object alive.
 //   - Results are trusted only as far as they fit: counts are bounded by the
@@ -43,69 +45,147 @@ var (
 // nameLen is the room for a sender's address: the longer one, sockaddr_in6.
 const nameLen = uint32(unsafe.Sizeof(unix.RawSockaddrInet6{}))
 
-// frames is a fixed set of messages: headers, vectors, and one slab of buffers.
-type frames struct {
-	msgs  []mmsghdr
-	iovs  []unix.Iovec
-	names []unix.RawSockaddrInet6 // of senders; nil for a sender's own frames
-	slab  []byte
-	size  int // bytes of a buffer
+// segControl is room for one control message that carries the segment size of a
+// train, aligned like struct cmsghdr, which has 12 bytes or 16.
+type segControl [3]uint64
+
+// Segment sizes are a u16 on the way out (udp_cmsg_send) and an int on the way
+// in (udp_cmsg_recv).
+var (
+	segmentLen   = unix.CmsgLen(2)
+	segmentSpace = unix.CmsgSpace(2)
+	groSpace     = unix.CmsgSpace(4)
+	controlData  = unix.CmsgLen(0)
+)
+
+var _ [0]struct{} = [unsafe.Sizeof(unix.Cmsghdr{}) - 8 - unsafe.Sizeof(uintptr(0))]struct{}{}
+
+// udpTxFrames are a sender's messages, in one slab, and the entries of the next
+// sendmmsg, each of which is a stretch of the slab: one message, or a train.
+type udpTxFrames struct {
+	slab []byte
+	msgs []mmsghdr
+	iovs []unix.Iovec
+	ctls []segControl
 }
 
-// newFrames makes n frames of size bytes. Buffers start on cache lines.
-func newFrames(n, size int, names bool) *frames {
-	stride := (size + 63) &^ 63
-	f := &frames{
+// newUDPTxFrames makes a slab of size bytes, and n entries.
+func newUDPTxFrames(n, size int) *udpTxFrames {
+	f := &udpTxFrames{
+		slab: make([]byte, size),
 		msgs: make([]mmsghdr, n),
 		iovs: make([]unix.Iovec, n),
-		slab: make([]byte, n*stride+1), // + 1: size may be 0, and a vector needs an address
-		size: size,
-	}
-	if names {
-		f.names = make([]unix.RawSockaddrInet6, n)
+		ctls: make([]segControl, n),
 	}
 	for i := range f.msgs {
-		f.iovs[i].Base = &f.slab[i*stride]
-		f.iovs[i].SetLen(size)
+		c := (*unix.Cmsghdr)(unsafe.Pointer(&f.ctls[i]))
+		c.Level, c.Type = unix.SOL_UDP, unix.UDP_SEGMENT
+		c.SetLen(segmentLen)
 		h := &f.msgs[i].hdr
 		h.Iov = &f.iovs[i]
 		h.SetIovlen(1)
-		if names {
-			h.Name = (*byte)(unsafe.Pointer(&f.names[i]))
-			h.Namelen = nameLen
-		}
+		h.Control = (*byte)(unsafe.Pointer(c))
 	}
 	return f
 }
 
-// buffer returns the whole buffer of frame i.
-func (f *frames) buffer(i int) []byte { return unsafe.Slice(f.iovs[i].Base, f.size) }
+// entry makes entry i the bytes at off…off+n of the slab; with segment > 0 the
+// kernel cuts them into datagrams of that size.
+func (f *udpTxFrames) entry(i, off, n, segment int) {
+	f.iovs[i].Base = unsafe.SliceData(f.slab[off : off+n])
+	f.iovs[i].SetLen(n)
+	if segment == 0 {
+		f.msgs[i].hdr.SetControllen(0)
+		return
+	}
+	*(*uint16)(unsafe.Add(unsafe.Pointer(&f.ctls[i]), controlData)) = uint16(segment)
+	f.msgs[i].hdr.SetControllen(segmentSpace)
+}
 
-// message returns the bytes of frame i that are sent.
-func (f *frames) message(i int) []byte { return unsafe.Slice(f.iovs[i].Base, int(f.iovs[i].Len)) }
+// segment returns the bytes of an entry that is to be sent, and the segment size
+// that comes with it, 0 if none: what the kernel sees.
+func (m *mmsghdr) segment() (data []byte, segment int) {
+	data = unsafe.Slice(m.hdr.Iov.Base, int(m.hdr.Iov.Len))
+	if m.hdr.Controllen > 0 {
+		segment = int(*(*uint16)(unsafe.Add(unsafe.Pointer(m.hdr.Control), controlData)))
+	}
+	return data, segment
+}
 
-// setLen sets how many bytes of frame i are sent.
-func (f *frames) setLen(i, n int) { f.iovs[i].SetLen(n) }
+// udpRxFrames are the buffers of a receiver: headers, vectors, and one slab.
+type udpRxFrames struct {
+	msgs  []mmsghdr
+	iovs  []unix.Iovec
+	names []unix.RawSockaddrInet6 // of senders
+	ctls  []segControl            // nil without GRO
+	slab  []byte
+	size  int // bytes of a buffer
+}
+
+// newUDPRxFrames makes n buffers of size bytes, which start stride bytes apart.
+func newUDPRxFrames(n, size, stride int, gro bool) *udpRxFrames {
+	f := &udpRxFrames{
+		msgs:  make([]mmsghdr, n),
+		iovs:  make([]unix.Iovec, n),
+		names: make([]unix.RawSockaddrInet6, n),
+		slab:  make([]byte, (n-1)*stride+size),
+		size:  size,
+	}
+	if gro {
+		f.ctls = make([]segControl, n)
+	}
+	for i := range f.msgs {
+		f.iovs[i].Base = unsafe.SliceData(f.slab[i*stride:][:size])
+		f.iovs[i].SetLen(size)
+		h := &f.msgs[i].hdr
+		h.Iov = &f.iovs[i]
+		h.SetIovlen(1)
+		h.Name = (*byte)(unsafe.Pointer(&f.names[i]))
+		if gro {
+			h.Control = (*byte)(unsafe.Pointer(&f.ctls[i]))
+		}
+	}
+	f.rearm(n)
+	return f
+}
 
 // rearm makes the first n frames ready to receive again: the kernel wrote the
-// length of the name and the flags.
-func (f *frames) rearm(n int) {
+// lengths of name and control message, and the flags.
+func (f *udpRxFrames) rearm(n int) {
 	for i := range f.msgs[:n] {
-		f.msgs[i].hdr.Namelen = nameLen
-		f.msgs[i].hdr.Flags = 0
+		h := &f.msgs[i].hdr
+		h.Namelen = nameLen
+		h.Flags = 0
+		if f.ctls != nil {
+			h.SetControllen(groSpace)
+		}
 	}
 }
 
-// received returns the payload of frame i, its sender, and whether it was cut.
-func (f *frames) received(i int) (payload []byte, src netip.AddrPort, truncated bool) {
+// received returns what is in frame i: the bytes, the size of the datagrams that
+// they are (the last may be shorter, and mostly it is just one), the sender, and
+// whether bytes were cut off at the end.
+func (f *udpRxFrames) received(i int) (data []byte, segment int, src netip.AddrPort, truncated bool) {
 	m := &f.msgs[i]
 	n := min(int(m.len), f.size)
-	src = f.source(i, m.hdr.Namelen)
-	return unsafe.Slice(f.iovs[i].Base, f.size)[:n:n], src, m.hdr.Flags&unix.MSG_TRUNC != 0
+	data = unsafe.Slice(f.iovs[i].Base, f.size)[:n:n]
+	segment = n
+	// The only control message asked for, and only with a train:
+	// udp_cmsg_recv, of include/net/udp.h.
+	if f.ctls != nil && int(m.hdr.Controllen) >= groSpace {
+		c := (*unix.Cmsghdr)(unsafe.Pointer(&f.ctls[i]))
+		if c.Level == unix.SOL_UDP && c.Type == unix.UDP_GRO {
+			size := *(*int32)(unsafe.Add(unsafe.Pointer(c), controlData))
+			if size > 0 && int(size) < n {
+				segment = int(size)
+			}
+		}
+	}
+	return data, segment, f.source(i, m.hdr.Namelen), m.hdr.Flags&unix.MSG_TRUNC != 0
 }
 
 // source decodes the name of frame i, of which the kernel wrote n bytes.
-func (f *frames) source(i int, n uint32) netip.AddrPort {
+func (f *udpRxFrames) source(i int, n uint32) netip.AddrPort {
 	sa6 := &f.names[i]
 	sa := (*[nameLen]byte)(unsafe.Pointer(sa6))
 	port := binary.BigEndian.Uint16(sa[2:]) // in network order in both families

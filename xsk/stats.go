@@ -7,6 +7,7 @@ func (s TxStats) Plus(o TxStats) TxStats {
 		Syscalls: s.Syscalls + o.Syscalls, BackPressure: s.BackPressure + o.BackPressure,
 		LinkDown: s.LinkDown + o.LinkDown, TooBig: s.TooBig + o.TooBig, Errors: s.Errors + o.Errors,
 		Discarded: s.Discarded + o.Discarded, Refused: s.Refused + o.Refused, Unreachable: s.Unreachable + o.Unreachable,
+		Segmented: s.Segmented + o.Segmented, Withdrawn: s.Withdrawn + o.Withdrawn,
 	}
 }
 
@@ -15,6 +16,6 @@ func (s RxStats) Plus(o RxStats) RxStats {
 	return RxStats{
 		Messages: s.Messages + o.Messages, Bytes: s.Bytes + o.Bytes, Truncated: s.Truncated + o.Truncated,
 		SocketDrops: s.SocketDrops + o.SocketDrops, Syscalls: s.Syscalls + o.Syscalls, Waits: s.Waits + o.Waits,
-		LinkDown: s.LinkDown + o.LinkDown, Errors: s.Errors + o.Errors,
+		LinkDown: s.LinkDown + o.LinkDown, Errors: s.Errors + o.Errors, Coalesced: s.Coalesced + o.Coalesced,
 	}
 }

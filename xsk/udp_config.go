@@ -64,9 +64,22 @@ type UDPConfig struct {
 	// what fits the MTU. A receiver drops longer ones, and counts them.
 	MaxPayload int
 
-	// Batch is the number of frames, and the most messages of one system
-	// call, 1…1024. Default 64.
+	// Batch is the number of a sender's frames, and the most messages that
+	// Flush hands over, or Receive returns, at once, 1…1024. Default 64.
 	Batch int
+
+	// GSO is about sending trains: messages of one size, committed one after
+	// another, that go through the kernel as one packet of up to 64 KiB,
+	// and are cut into ordinary datagrams last thing, by the interface or
+	// just before it (UDP_SEGMENT, Linux 4.18). A destination that refuses
+	// trains gets its messages one by one, whatever the setting.
+	GSO Offload
+
+	// GRO is about receiving trains: what the kernel has put together again,
+	// or never cut, comes in one piece and is split here (UDP_GRO, Linux
+	// 5.0). It takes up to 64 buffers of 64 KiB, of which only what messages
+	// have filled takes memory.
+	GRO Offload
 
 	// Lost is told each message that was committed and that no destination
 	// will get: given up by Flush, or still queued at Close. It is called
@@ -80,6 +93,27 @@ type UDPConfig struct {
 	SndBuf, RcvBuf int
 }
 
+// Offload is a setting for something that not every kernel can do.
+type Offload uint8
+
+const (
+	OffloadAuto Offload = iota // where the kernel can
+	OffloadOn                  // required: opening fails without, with ErrUnsupported
+	OffloadOff                 // never
+)
+
+func (o Offload) String() string {
+	switch o {
+	case OffloadAuto:
+		return "auto"
+	case OffloadOn:
+		return "on"
+	case OffloadOff:
+		return "off"
+	}
+	return fmt.Sprintf("Offload(%d)", uint8(o))
+}
+
 // UDPInfo tells what was chosen and what was got.
 type UDPInfo struct {
 	Interface  string
@@ -91,6 +125,8 @@ type UDPInfo struct {
 	Dests      []netip.AddrPort // destinations: the group first, then the peers; of a sender
 	SndBuf     int              // bytes, of each socket
 	RcvBuf     int              // bytes, of each socket
+	GSO        []bool           // whether trains are sent, by destination; false also after its path refused one
+	GRO        bool             // whether trains are received
 }
 
 const (
@@ -123,6 +159,10 @@ func (c *UDPConfig) check(sender bool) error {
 		return bad("Batch %d: want 1 to %d", c.Batch, maxBatch)
 	case c.MaxPayload < 0 || c.MaxPayload > maxDatagram-8:
 		return bad("MaxPayload %d: want 0 to %d", c.MaxPayload, maxDatagram-8)
+	case c.GSO > OffloadOff:
+		return bad("GSO %s: want OffloadAuto, OffloadOn or OffloadOff", c.GSO)
+	case c.GRO > OffloadOff:
+		return bad("GRO %s: want OffloadAuto, OffloadOn or OffloadOff", c.GRO)
 	case c.SndBuf < 0:
 		return bad("SndBuf %d is negative", c.SndBuf)
 	case c.RcvBuf < 0:

@@ -1,18 +1,23 @@
 package xsk
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// fakePayload is MaxPayload over a fakeKernel.
+const fakePayload = 5
+
 // fakeKernel stands in for the kernel's side of a sender. It takes as many
-// messages as it likes, fails as it likes, and remembers what each destination
-// got. A message is its number.
+// entries as it likes, fails as it likes, and remembers what each destination
+// got. A message is its number, repeated.
 type fakeKernel struct {
 	t       *testing.T
 	tx      *UDPTx
@@ -23,21 +28,25 @@ type fakeKernel struct {
 	errnos  []unix.Errno // to choose from
 	refused uint64
 	unreach uint64
+	sizes   [256]int // of each message
+	trains  int      // taken
+	taboo   []bool   // destinations that refuse trains
 }
 
 func newFake(t *testing.T, dests, batch int, seed uint64) (*UDPTx, *fakeKernel) {
 	ap := netip.MustParseAddrPort("10.0.0.1:8848")
-	tx := &UDPTx{cfg: UDPConfig{Batch: batch, MaxPayload: 1}, frames: newFrames(batch, 1, false)}
+	tx := &UDPTx{cfg: UDPConfig{Batch: batch, MaxPayload: fakePayload}}
 	tx.link = &link{down: ErrLinkDown, gone: ErrDeviceGone, noCarrier: ErrLinkDown}
 	tx.lastCheck = time.Now()
-	k := &fakeKernel{t: t, tx: tx, rnd: rand.New(rand.NewPCG(seed, 0)), got: make([][]byte, dests), notices: map[int][]bool{}}
+	k := &fakeKernel{t: t, tx: tx, rnd: rand.New(rand.NewPCG(seed, 0)), got: make([][]byte, dests), notices: map[int][]bool{}, taboo: make([]bool, dests)}
 	for i := range dests {
 		addr := ap
 		if i == 0 {
 			addr = netip.AddrPortFrom(group4, 8848)
 		}
-		tx.dests = append(tx.dests, dest{addr: addr, fd: i})
+		tx.dests = append(tx.dests, dest{addr: addr, fd: i, index: i})
 	}
+	tx.start(false)
 	tx.send, tx.notice = k.send, k.notice
 	tx.look = func() error { return k.linkErr }
 	tx.redial = func(*dest) error { return nil }
@@ -57,7 +66,13 @@ func (k *fakeKernel) send(fd int, msgs []mmsghdr) (int, unix.Errno) {
 		n = 1 + k.rnd.IntN(len(msgs))
 	}
 	for i := range n {
-		k.got[fd] = append(k.got[fd], *msgs[i].hdr.Iov.Base)
+		if _, segment := msgs[i].segment(); segment > 0 && k.taboo[fd] {
+			if n = i; i == 0 {
+				return 0, []unix.Errno{unix.EIO, unix.EINVAL, unix.EMSGSIZE}[k.rnd.IntN(3)]
+			}
+			break
+		}
+		k.take(fd, &msgs[i])
 	}
 	switch {
 	case errno == unix.ECONNREFUSED && len(k.notices[fd]) == 0 && k.rnd.IntN(2) == 0:
@@ -70,6 +85,26 @@ func (k *fakeKernel) send(fd int, msgs []mmsghdr) (int, unix.Errno) {
 		k.unreach++
 	}
 	return n, errno
+}
+
+// take cuts an entry into messages, as udp_sendmsg and __udp_gso_segment would.
+func (k *fakeKernel) take(fd int, m *mmsghdr) {
+	data, segment := m.segment()
+	if segment == 0 {
+		segment = max(len(data), 1)
+	} else {
+		k.trains++
+		if segment >= len(data) || len(data) > segment*maxSegments || len(data) > trainBytes-Overhead4 {
+			k.t.Fatalf("a train of %d bytes in segments of %d", len(data), segment)
+		}
+	}
+	for message := range slices.Chunk(data, segment) {
+		i := message[0]
+		if len(message) != k.sizes[i] || len(bytes.Trim(message, string(message[:1]))) != 0 {
+			k.t.Fatalf("message %d, of %d bytes, became %v", i, k.sizes[i], message)
+		}
+		k.got[fd] = append(k.got[fd], i)
+	}
 }
 
 func (k *fakeKernel) notice(fd int) (unix.Errno, bool, bool) {
@@ -90,25 +125,43 @@ func (k *fakeKernel) notice(fd int) (unix.Errno, bool, bool) {
 func TestRandomKernel(t *testing.T) {
 	all := []unix.Errno{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, unix.EAGAIN, unix.ENOBUFS, unix.EBUSY, unix.ENOMEM, unix.EINTR,
 		unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.EMSGSIZE, unix.EPERM, unix.EINVAL, unix.ENETDOWN, unix.ENETUNREACH, unix.ENODEV}
-	for range 300 {
+	var trains int
+	var withdrawn uint64
+	defer func() {
+		if trains < 1000 || withdrawn < 10 {
+			t.Errorf("%d trains sent, GSO withdrawn %d times: the test has lost its meaning", trains, withdrawn)
+		}
+	}()
+	for range 1000 {
 		seed := rand.Uint64()
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		dests, batch := 1+rnd.IntN(4), 1+rnd.IntN(9)
 		tx, k := newFake(t, dests, batch, seed)
 		k.errnos = all
 		lost := map[byte]int{}
+		tx.start(rnd.IntN(4) > 0)
+		for i := range k.taboo {
+			k.taboo[i] = rnd.IntN(4) == 0
+		}
 		tx.cfg.Lost = func(message []byte) {
-			if len(message) != 1 {
-				t.Fatalf("seed %d: lost a message of %d bytes", seed, len(message))
+			if len(message) != k.sizes[message[0]] {
+				t.Fatalf("seed %d: lost a message of %d bytes, want %d", seed, len(message), k.sizes[message[0]])
 			}
 			lost[message[0]]++
 		}
 		const n = 200
+		size := 1
 		for i := 0; i < n; {
 			buf, err := tx.Next()
 			if err == nil && rnd.IntN(8) > 0 {
-				buf[0] = byte(i)
-				tx.Commit(1)
+				if rnd.IntN(4) == 0 {
+					size = 1 + rnd.IntN(fakePayload)
+				}
+				k.sizes[i] = size
+				for j := range buf {
+					buf[j] = byte(i)
+				}
+				tx.Commit(size)
 				i++
 				continue
 			}
@@ -129,6 +182,13 @@ func TestRandomKernel(t *testing.T) {
 			}
 		}
 		wantLedger(t, tx)
+		trains += k.trains
+		withdrawn += tx.n.Withdrawn
+		for i, on := range tx.Info().GSO {
+			if on != tx.dests[i].gso || on && !tx.knowsGSO {
+				t.Fatalf("seed %d: Info says GSO %v for destination %d", seed, on, i)
+			}
+		}
 		var delivered uint64
 		reached := map[byte]bool{}
 		for d, got := range k.got {

@@ -3,11 +3,14 @@ package xsk
 // The way of a message from Commit to the kernel:
 //
 //  1. Flush looks at the link, if it is time to, and sends nothing while it is down.
-//  2. Each destination gets what it has not got yet, by as few sendmmsg as the
-//     frame ring allows. What stops one destination does not stop the next.
+//  2. Each destination gets what it has not got yet, by one sendmmsg if nothing
+//     comes between. Its entries are trains of messages, and messages that
+//     match no other; see udp_gso.go. What stops one destination does not stop
+//     the next.
 //  3. An errno is about the link (everything stays queued), about an earlier
 //     packet (count the notice, try again), about the queue being full (stay
-//     queued), or about this packet (give it up, count it, go on).
+//     queued), or about this entry: a train is taken apart, a single packet is
+//     given up and counted.
 //  4. Frames that all destinations are through with are free.
 //
 // All of it runs on the one goroutine that uses the sender. Only Wait blocks.
@@ -60,9 +63,9 @@ func (t *UDPTx) reclaim() {
 // giveUp counts one destination that the message will not reach.
 func (t *UDPTx) giveUp(message uint64) {
 	if t.failed == nil {
-		t.failed = make([]int, t.cfg.Batch) // not before it is needed
+		t.failed = make([]int, len(t.slots)) // not before it is needed
 	}
-	t.failed[t.slot(message)]++
+	t.failed[message&t.mask]++
 	t.anyFailed = true
 }
 
@@ -72,11 +75,11 @@ func (t *UDPTx) reportLost(end uint64) {
 		return
 	}
 	for i := t.head; i < end; i++ {
-		slot := t.slot(i)
-		if t.failed[slot] == len(t.dests) && t.cfg.Lost != nil {
-			t.cfg.Lost(t.frames.message(slot))
+		failed := &t.failed[i&t.mask]
+		if *failed == len(t.dests) && t.cfg.Lost != nil {
+			t.cfg.Lost(t.message(i))
 		}
-		t.failed[slot] = 0
+		*failed = 0
 	}
 	t.anyFailed = end != t.tail
 }
@@ -99,6 +102,7 @@ func (t *UDPTx) checkLink() error {
 			if err := t.redial(&t.dests[i]); err != nil {
 				return t.isDown(t.link.down)
 			}
+			t.useGSO(&t.dests[i], t.knowsGSO) // it may be another path now
 		}
 		t.down = false
 	}
@@ -112,21 +116,24 @@ func (t *UDPTx) isDown(err error) error {
 }
 
 // flushDest sends what d has not got yet. Each turn of the loop either gets a
-// packet out of the way, or takes one of at most maxNotices notices, or returns.
+// packet out of the way, or takes a train apart, or takes one of at most
+// maxNotices notices, or returns.
 func (t *UDPTx) flushDest(d *dest) error {
 	var first error // of packets given up
 	notices := 0
 	d.blocked = 0
+	e, entries := 0, 0
 	for d.next < t.tail {
-		slot := t.slot(d.next)
-		end := min(slot+int(t.tail-d.next), t.cfg.Batch)
-		n, errno := t.send(d.fd, t.frames.msgs[slot:end])
+		if e == entries {
+			e, entries = 0, t.entries(d)
+		}
+		n, errno := t.send(d.fd, t.frames.msgs[e:entries])
 		t.n.Syscalls++
 		if n > 0 {
-			d.next += uint64(n)
-			t.n.Packets += uint64(n)
+			t.took(d, e, e+n)
+			e += n
 			notices = 0
-			if n < end-slot {
+			if e < entries {
 				t.drain(d) // the kernel may have taken a notice for itself
 			}
 			continue
@@ -147,9 +154,16 @@ func (t *UDPTx) flushDest(d *dest) error {
 		if err := t.linkError(d, errno); err != nil {
 			return t.isDown(err)
 		}
+		if n := t.count[e]; n > 1 {
+			t.refuseTrain(d, uint64(n), errno)
+			e, entries = 0, 0
+			continue
+		}
 		// This packet will not do. Give it up, so that it is not in the way.
+		t.verdict(d, false)
 		t.giveUp(d.next)
 		d.next++
+		e++
 		if isTooBig(errno) {
 			t.n.TooBig++
 		} else {
@@ -160,6 +174,21 @@ func (t *UDPTx) flushDest(d *dest) error {
 		}
 	}
 	return first
+}
+
+// took counts the messages of the entries from…to, which the kernel took.
+func (t *UDPTx) took(d *dest, from, to int) {
+	t.verdict(d, true)
+	var packets, segmented uint64
+	for _, n := range t.count[from:to] {
+		packets += uint64(n)
+		if n > 1 {
+			segmented += uint64(n)
+		}
+	}
+	d.next += packets
+	t.n.Packets += packets
+	t.n.Segmented += segmented
 }
 
 func (t *UDPTx) block(d *dest, errno unix.Errno, first error) error {

@@ -16,11 +16,12 @@ type UDPRx struct {
 
 	// mu is held by Receive all along, so that Close lets the socket go only
 	// when nobody uses it. What follows belongs to the holder.
-	mu        sync.Mutex
-	fd        int
-	link      *link
-	frames    *frames
-	used      int // frames that the last recvmmsg filled
+	mu     sync.Mutex
+	fd     int
+	link   *link
+	frames *udpRxFrames
+	used   int // frames that the last recvmmsg filled
+	splitter
 	batch     []Datagram
 	lastCheck time.Time
 	poll      [2]unix.PollFd // socket, event
@@ -41,11 +42,12 @@ type UDPRx struct {
 // rxCounters are RxStats as other goroutines see them. The receiving goroutine
 // is the only writer of each word.
 type rxCounters struct {
-	messages, bytes, truncated, socketDrops, syscalls, waits, linkDown, errors atomic.Uint64
+	messages, bytes, truncated, socketDrops, syscalls, waits, linkDown, errors, coalesced atomic.Uint64
 }
 
 // OpenUDPRx opens a receiver. The error is an *Error that is one of ErrConfig,
-// ErrInterface, ErrLinkDown, ErrInUse, ErrPermission, or something unforeseen.
+// ErrInterface, ErrLinkDown, ErrInUse, ErrPermission, ErrUnsupported, or
+// something unforeseen.
 //
 // MaxPayload is not compared with the MTU: the kernel puts fragments together.
 func OpenUDPRx(cfg UDPConfig) (_ *UDPRx, err error) {
@@ -83,7 +85,10 @@ func OpenUDPRx(cfg UDPConfig) (_ *UDPRx, err error) {
 		SndBuf: s.get(unix.SO_SNDBUF), RcvBuf: s.get(unix.SO_RCVBUF),
 	}
 	r.info.Local = append(r.info.Local, localAddr(r.fd))
-	r.frames = newFrames(r.cfg.Batch, r.cfg.MaxPayload, true)
+	if r.info.GRO, err = enableGRO(r.fd, r.cfg.GRO); err != nil {
+		return nil, err
+	}
+	r.frames = groFrames(r.cfg.Batch, r.cfg.MaxPayload, r.info.GRO)
 	r.batch = make([]Datagram, 0, r.cfg.Batch)
 	r.poll = [2]unix.PollFd{
 		{Fd: int32(r.fd), Events: unix.POLLIN},
@@ -105,14 +110,20 @@ func (r *UDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 	}
 	defer r.publish()
 	r.release()
+	if r.split(); len(r.batch) > 0 {
+		return r.batch, nil // of what came before
+	}
 	var start time.Time
 	for {
+		r.frames.rearm(r.used)
+		r.used, r.next = 0, 0
 		n, errno := recvmmsg(r.fd, r.frames.msgs)
 		r.n.Syscalls++
 		switch {
 		case n > 0:
-			r.collect(n)
-			if n == r.cfg.Batch {
+			r.used = n
+			r.split()
+			if n == len(r.frames.msgs) {
 				r.countDrops() // there may be more, and no quiet moment for long
 			}
 			return r.batch, nil
@@ -173,21 +184,6 @@ func (r *UDPRx) wait(d time.Duration) (woken bool, err error) {
 	return true, nil
 }
 
-// collect fills the batch from the first n frames.
-func (r *UDPRx) collect(n int) {
-	r.used = n
-	for i := range n {
-		payload, src, truncated := r.frames.received(i)
-		if truncated {
-			r.n.Truncated++
-			continue
-		}
-		r.batch = append(r.batch, Datagram{Payload: payload, Src: src})
-		r.n.Messages++
-		r.n.Bytes += uint64(len(payload))
-	}
-}
-
 // countDrops adds what the kernel has dropped since the last time. It is asked
 // for the total rather than told with each message (SO_RXQ_OVFL), because a
 // message only knows of the drops before it: the last ones would be missing.
@@ -208,8 +204,6 @@ func (r *UDPRx) Release() {
 }
 
 func (r *UDPRx) release() {
-	r.frames.rearm(r.used)
-	r.used = 0
 	clear(r.batch)
 	r.batch = r.batch[:0]
 }
@@ -260,6 +254,7 @@ func (r *UDPRx) publish() {
 	p.bytes.Store(n.Bytes)
 	p.syscalls.Store(n.Syscalls)
 	p.waits.Store(n.Waits)
+	p.coalesced.Store(n.Coalesced)
 	if n.Truncated+n.SocketDrops+n.LinkDown+n.Errors == 0 {
 		return // all still zero
 	}
@@ -281,5 +276,6 @@ func (r *UDPRx) Stats() RxStats {
 		Waits:       p.waits.Load(),
 		LinkDown:    p.linkDown.Load(),
 		Errors:      p.errors.Load(),
+		Coalesced:   p.coalesced.Load(),
 	}
 }

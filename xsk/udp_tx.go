@@ -12,7 +12,7 @@ import (
 // UDPTx is a Tx over UDP sockets, one for each destination. See Tx for who may
 // use it. OpenUDPTx makes one; the zero value is not usable.
 //
-// Messages are numbered from 0 by Commit. Message i lies in frame i mod Batch.
+// Messages are numbered from 0 by Commit, and lie back to back; see udp_gso.go.
 //
 //	  head            dests[k].next                     tail
 //	    │ sent to some      │ not yet sent to k           │ next Commit
@@ -25,12 +25,16 @@ type UDPTx struct {
 	link  *link
 	dests []dest
 
-	frames     *frames
+	trains
+	pos        uint32 // of the lent buffer, or else of the next, in the slab
 	head, tail uint64
 	failed     []int // by slot: how many destinations a message was given up for
 	anyFailed  bool
 	lent       bool
 	closed     bool
+
+	knowsGSO  bool   // the kernel does
+	trainMost uint32 // bytes
 
 	down      bool // the link was found down; look before sending
 	lastCheck time.Time
@@ -51,21 +55,26 @@ type UDPTx struct {
 // dest is one destination and what it has got.
 type dest struct {
 	addr    netip.AddrPort
+	index   int
 	fd      int
 	next    uint64 // number of the first message not yet sent to it
 	blocked unix.Errno
+
+	gso    bool   // send trains
+	single uint64 // messages before this one are of a train that was refused: send them one by one
+	trial  bool   // message next will tell whether it was refused for being a train
 }
 
 // txCounters are TxStats as other goroutines see them. The sending goroutine is
 // the only writer of each word.
 type txCounters struct {
 	messages, bytes, packets, syscalls, backPressure, linkDown, tooBig,
-	errors, discarded, refused, unreachable atomic.Uint64
+	errors, discarded, refused, unreachable, segmented, withdrawn atomic.Uint64
 }
 
 // OpenUDPTx opens a sender. The error is an *Error that is one of ErrConfig,
 // ErrInterface, ErrLinkDown, ErrNoAddress, ErrMTU, ErrNoRoute, ErrPermission,
-// or something unforeseen.
+// ErrUnsupported, or something unforeseen.
 func OpenUDPTx(cfg UDPConfig) (_ *UDPTx, err error) {
 	t := &UDPTx{cfg: cfg}
 	defer func() {
@@ -96,12 +105,16 @@ func OpenUDPTx(cfg UDPConfig) (_ *UDPTx, err error) {
 		if err != nil {
 			return nil, err
 		}
-		t.dests = append(t.dests, dest{addr: addr, fd: fd})
+		t.dests = append(t.dests, dest{addr: addr, fd: fd, index: len(t.dests)})
 		s := socket{fd: fd}
 		t.info.Local = append(t.info.Local, localAddr(fd))
 		t.info.SndBuf, t.info.RcvBuf = s.get(unix.SO_SNDBUF), s.get(unix.SO_RCVBUF)
 	}
-	t.frames = newFrames(t.cfg.Batch, t.cfg.MaxPayload, false)
+	use, err := probeGSO(t.dests[0].fd, t.cfg.GSO)
+	if err != nil {
+		return nil, err
+	}
+	t.start(use)
 	t.poll = make([]unix.PollFd, 0, len(t.dests))
 	t.lastCheck = time.Now()
 	t.send = sendmmsg
@@ -111,8 +124,29 @@ func OpenUDPTx(cfg UDPConfig) (_ *UDPTx, err error) {
 	return t, nil
 }
 
+// start makes the frames, and has trains sent if gso is true.
+func (t *UDPTx) start(gso bool) {
+	t.trains = newTrains(t.cfg.Batch, t.cfg.MaxPayload)
+	t.trains.gso = make([]atomic.Bool, len(t.dests))
+	t.knowsGSO = gso
+	t.trainMost = trainBytes - Overhead4
+	for i := range t.dests {
+		if t.dests[i].addr.Addr().Is6() {
+			t.trainMost = trainBytes - Overhead6
+		}
+		t.useGSO(&t.dests[i], gso)
+	}
+}
+
 // Info tells what was chosen and what was got. Safe from any goroutine.
-func (t *UDPTx) Info() UDPInfo { return t.info }
+func (t *UDPTx) Info() UDPInfo {
+	info := t.info
+	info.GSO = make([]bool, len(t.trains.gso))
+	for i := range info.GSO {
+		info.GSO[i] = t.trains.gso[i].Load()
+	}
+	return info
+}
 
 // MaxPayload implements Tx.
 func (t *UDPTx) MaxPayload() int { return t.cfg.MaxPayload }
@@ -122,14 +156,18 @@ func (t *UDPTx) Next() ([]byte, error) {
 	if t.closed {
 		return nil, ErrClosed
 	}
-	if t.tail-t.head == uint64(t.cfg.Batch) {
-		return nil, ErrNoFrame
+	size := uint32(t.cfg.MaxPayload)
+	if !t.lent {
+		if t.tail-t.head == uint64(t.cfg.Batch) {
+			return nil, ErrNoFrame
+		}
+		if t.tail == t.head || t.pos+size > uint32(len(t.frames.slab)) {
+			t.pos = 0
+		}
+		t.lent = true
 	}
-	t.lent = true
-	return t.frames.buffer(t.slot(t.tail)), nil
+	return t.frames.slab[t.pos : t.pos+size : t.pos+size], nil
 }
-
-func (t *UDPTx) slot(i uint64) int { return int(i % uint64(t.cfg.Batch)) }
 
 // Commit implements Tx.
 func (t *UDPTx) Commit(n int) {
@@ -140,7 +178,8 @@ func (t *UDPTx) Commit(n int) {
 		panic(fmt.Sprintf("xsk: Commit of %d bytes, a message may have 0 to %d", n, t.cfg.MaxPayload))
 	}
 	t.lent = false
-	t.frames.setLen(t.slot(t.tail), n)
+	t.slots[t.tail&t.mask] = slot{t.pos, uint32(n)}
+	t.pos += uint32(n)
 	t.tail++
 	t.n.Messages++
 	t.n.Bytes += uint64(n)
@@ -183,7 +222,8 @@ func (t *UDPTx) publish() {
 	p.bytes.Store(n.Bytes)
 	p.packets.Store(n.Packets)
 	p.syscalls.Store(n.Syscalls)
-	if n.BackPressure+n.LinkDown+n.TooBig+n.Errors+n.Discarded+n.Refused+n.Unreachable == 0 {
+	p.segmented.Store(n.Segmented)
+	if n.BackPressure+n.LinkDown+n.TooBig+n.Errors+n.Discarded+n.Refused+n.Unreachable+n.Withdrawn == 0 {
 		return // all still zero
 	}
 	p.backPressure.Store(n.BackPressure)
@@ -193,6 +233,7 @@ func (t *UDPTx) publish() {
 	p.discarded.Store(n.Discarded)
 	p.refused.Store(n.Refused)
 	p.unreachable.Store(n.Unreachable)
+	p.withdrawn.Store(n.Withdrawn)
 }
 
 // Stats implements Tx.
@@ -210,5 +251,7 @@ func (t *UDPTx) Stats() TxStats {
 		Discarded:    p.discarded.Load(),
 		Refused:      p.refused.Load(),
 		Unreachable:  p.unreachable.Load(),
+		Segmented:    p.segmented.Load(),
+		Withdrawn:    p.withdrawn.Load(),
 	}
 }

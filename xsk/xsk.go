@@ -106,6 +106,10 @@ type TxStats struct {
 	Errors       uint64 // packets given up because of any other error
 	Discarded    uint64 // packets still queued at Close
 
+	// Of UDP with GSO; see UDPConfig.GSO.
+	Segmented uint64 // those of Packets that the kernel took as part of a train
+	Withdrawn uint64 // times that a destination's path refused trains, and they were given up for it
+
 	// Notices that came back for packets that the kernel had taken, one for
 	// each ICMP message. Networks limit their rate: the truth may be higher.
 	Refused     uint64 // a peer has nobody listening on the port
@@ -116,6 +120,10 @@ type TxStats struct {
 // up to date by Receive.
 //
 //	datagrams that reached the socket = Messages + Truncated + SocketDrops + those still in its buffer
+//
+// With GRO (see UDPConfig.GRO) the kernel counts a train that it drops as one,
+// so that SocketDrops is too low, and each may be up to 128 messages; and what a
+// Receive did not return for want of room in the batch comes with the next one.
 type RxStats struct {
 	Messages    uint64 // messages delivered
 	Bytes       uint64 // payload bytes of those, without headers
@@ -125,6 +133,7 @@ type RxStats struct {
 	Waits       uint64 // times that there was nothing and Receive waited
 	LinkDown    uint64 // checks of the interface that found it down or gone
 	Errors      uint64 // receive errors returned by the kernel
+	Coalesced   uint64 // those of Messages that came as part of a train: UDP with GRO
 }
 
 var (
