@@ -17,5 +17,8 @@ func (s RxStats) Plus(o RxStats) RxStats {
 		Messages: s.Messages + o.Messages, Bytes: s.Bytes + o.Bytes, Truncated: s.Truncated + o.Truncated,
 		SocketDrops: s.SocketDrops + o.SocketDrops, Syscalls: s.Syscalls + o.Syscalls, Waits: s.Waits + o.Waits,
 		LinkDown: s.LinkDown + o.LinkDown, Errors: s.Errors + o.Errors, Coalesced: s.Coalesced + o.Coalesced,
+		BadLength: s.BadLength + o.BadLength, BadHeader: s.BadHeader + o.BadHeader, Fragments: s.Fragments + o.Fragments,
+		BadChecksum: s.BadChecksum + o.BadChecksum, NoChecksum: s.NoChecksum + o.NoChecksum,
+		Foreign: s.Foreign + o.Foreign, Unfinished: s.Unfinished + o.Unfinished,
 	}
 }

@@ -134,6 +134,15 @@ type RxStats struct {
 	LinkDown    uint64 // checks of the interface that found it down or gone
 	Errors      uint64 // receive errors returned by the kernel
 	Coalesced   uint64 // those of Messages that came as part of a train: UDP with GRO
+
+	// Of AF_XDP, where headers are checked here: packets refused, by reason.
+	BadLength   uint64 // lengths contradict each other or the packet
+	BadHeader   uint64 // IPv4 header checksum
+	Fragments   uint64 // part of a datagram
+	BadChecksum uint64 // UDP checksum
+	NoChecksum  uint64 // no UDP checksum with IPv6
+	Foreign     uint64 // not for us: a program that takes too much
+	Unfinished  uint64 // those of Messages whose checksum was left to hardware: a virtual link
 }
 
 var (

@@ -1,0 +1,364 @@
+package xsk
+
+// What the kernel knows of devices, routes and neighbours, asked by netlink: one
+// request, one answer, in buffers made once. Message layouts are those of
+// include/uapi/linux/{netlink,rtnetlink,neighbour,if_link,genetlink}.h.
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+var native = binary.NativeEndian
+
+// nlConn asks the kernel by netlink. One goroutine uses it. It stays in the
+// namespace that it was made in.
+type nlConn struct {
+	fd  int
+	seq uint32
+	out [256]byte
+	in  [16 << 10]byte // an answer about one device with all its attributes
+	n   int            // bytes of out that are used
+}
+
+func newNlConn(protocol int) (*nlConn, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return nil, explain("make a netlink socket", err)
+	}
+	// The kernel answers before send returns; the limit is for a kernel that does not.
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 1}); err != nil {
+		unix.Close(fd)
+		return nil, explain("SO_RCVTIMEO", err)
+	}
+	return &nlConn{fd: fd}, nil
+}
+
+func (c *nlConn) close() {
+	if c != nil && c.fd >= 0 {
+		unix.Close(c.fd)
+		c.fd = -1
+	}
+}
+
+// begin starts a request with a fixed header of n bytes, which it returns.
+func (c *nlConn) begin(typ, flags uint16, n int) []byte {
+	clear(c.out[:])
+	native.PutUint16(c.out[4:], typ)
+	native.PutUint16(c.out[6:], flags|unix.NLM_F_REQUEST)
+	c.n = unix.NLMSG_HDRLEN + n
+	return c.out[unix.NLMSG_HDRLEN:c.n]
+}
+
+// attr adds an attribute.
+func (c *nlConn) attr(typ uint16, value []byte) {
+	native.PutUint16(c.out[c.n:], uint16(unix.SizeofRtAttr+len(value)))
+	native.PutUint16(c.out[c.n+2:], typ)
+	copy(c.out[c.n+unix.SizeofRtAttr:], value)
+	c.n += (unix.SizeofRtAttr + len(value) + 3) &^ 3
+}
+
+func (c *nlConn) attr32(typ uint16, v uint32) {
+	var b [4]byte
+	native.PutUint32(b[:], v)
+	c.attr(typ, b[:])
+}
+
+func (c *nlConn) attrAddr(typ uint16, a netip.Addr) {
+	if a.Is4() {
+		b := a.As4()
+		c.attr(typ, b[:])
+		return
+	}
+	b := a.As16()
+	c.attr(typ, b[:])
+}
+
+// ask sends the request and returns the type-specific part of the answer, which
+// lives until the next request; nil after a bare acknowledgement. An error of
+// the kernel is an errno.
+func (c *nlConn) ask() ([]byte, error) {
+	c.seq++
+	native.PutUint32(c.out[0:], uint32(c.n))
+	native.PutUint32(c.out[8:], c.seq)
+	if _, err := unix.Write(c.fd, c.out[:c.n]); err != nil {
+		return nil, err
+	}
+	for {
+		n, err := unix.Read(c.fd, c.in[:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for b := c.in[:n]; len(b) >= unix.NLMSG_HDRLEN; {
+			size := int(native.Uint32(b))
+			if size < unix.NLMSG_HDRLEN || size > len(b) {
+				return nil, unix.EBADMSG
+			}
+			body := b[unix.NLMSG_HDRLEN:size]
+			if native.Uint32(b[8:]) != c.seq { // of a request that was given up
+				b = b[min((size+3)&^3, len(b)):]
+				continue
+			}
+			if native.Uint16(b[4:]) != unix.NLMSG_ERROR {
+				return body, nil
+			}
+			if len(body) < 4 {
+				return nil, unix.EBADMSG
+			}
+			if errno := -int32(native.Uint32(body)); errno != 0 {
+				return nil, unix.Errno(errno)
+			}
+			return nil, nil
+		}
+	}
+}
+
+// nextAttr splits the first attribute off. ok is false if there is none.
+func nextAttr(b []byte) (typ uint16, value, rest []byte, ok bool) {
+	if len(b) < unix.SizeofRtAttr {
+		return 0, nil, nil, false
+	}
+	size := int(native.Uint16(b))
+	if size < unix.SizeofRtAttr || size > len(b) {
+		return 0, nil, nil, false
+	}
+	return native.Uint16(b[2:]) &^ (unix.NLA_F_NESTED | unix.NLA_F_NET_BYTEORDER), b[unix.SizeofRtAttr:size], b[min((size+3)&^3, len(b)):], true
+}
+
+// after skips the fixed header of an answer.
+func after(b []byte, n int) []byte { return b[min(n, len(b)):] }
+
+func familyOf(a netip.Addr) uint8 {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// route asks which way packets to dst leave by the interface: through gateway,
+// which is zero if dst is a neighbour, and from which address. inet_rtm_getroute.
+func (c *nlConn) route(ifindex int, dst netip.Addr) (gateway, source netip.Addr, err error) {
+	h := c.begin(unix.RTM_GETROUTE, 0, unix.SizeofRtMsg)
+	h[0], h[1] = familyOf(dst), uint8(dst.BitLen())
+	c.attrAddr(unix.RTA_DST, dst)
+	c.attr32(unix.RTA_OIF, uint32(ifindex))
+	b, err := c.ask()
+	if err != nil {
+		return netip.Addr{}, netip.Addr{}, err
+	}
+	if len(b) < unix.SizeofRtMsg {
+		return netip.Addr{}, netip.Addr{}, unix.EBADMSG
+	}
+	if t := b[7]; t != unix.RTN_UNICAST && t != unix.RTN_MULTICAST && t != unix.RTN_BROADCAST {
+		return netip.Addr{}, netip.Addr{}, unix.EHOSTUNREACH // local, blackhole, …
+	}
+	for b := after(b, unix.SizeofRtMsg); ; {
+		typ, v, rest, ok := nextAttr(b)
+		if !ok {
+			return gateway, source, nil
+		}
+		switch typ {
+		case unix.RTA_GATEWAY:
+			gateway, _ = netip.AddrFromSlice(v)
+		case unix.RTA_VIA: // a gateway of the other family: family, address
+			if len(v) > 2 {
+				gateway, _ = netip.AddrFromSlice(v[2:])
+			}
+		case unix.RTA_PREFSRC:
+			source, _ = netip.AddrFromSlice(v)
+		case unix.RTA_OIF:
+			if len(v) == 4 && int(native.Uint32(v)) != ifindex {
+				return netip.Addr{}, netip.Addr{}, unix.ENETUNREACH
+			}
+		}
+		b = rest
+	}
+}
+
+// usable are the states of a neighbour in which its address may be used:
+// NUD_VALID of include/net/neighbour.h.
+const usable = unix.NUD_PERMANENT | unix.NUD_NOARP | unix.NUD_REACHABLE | unix.NUD_PROBE | unix.NUD_STALE | unix.NUD_DELAY
+
+// neighbour asks for the link-layer address of a neighbour. State 0 says that
+// the kernel does not know it. neigh_get, Linux 5.0.
+func (c *nlConn) neighbour(ifindex int, ip netip.Addr) (mac [6]byte, state uint16, err error) {
+	h := c.begin(unix.RTM_GETNEIGH, 0, unix.SizeofNdMsg)
+	h[0] = familyOf(ip)
+	native.PutUint32(h[4:], uint32(ifindex))
+	c.attrAddr(unix.NDA_DST, ip)
+	b, err := c.ask()
+	if err == unix.ENOENT {
+		return mac, 0, nil
+	}
+	if err != nil {
+		return mac, 0, err
+	}
+	if len(b) < unix.SizeofNdMsg {
+		return mac, 0, unix.EBADMSG
+	}
+	state = native.Uint16(b[8:])
+	for b := after(b, unix.SizeofNdMsg); ; {
+		typ, v, rest, ok := nextAttr(b)
+		if !ok {
+			break
+		}
+		if typ == unix.NDA_LLADDR && len(v) == 6 {
+			copy(mac[:], v)
+		}
+		b = rest
+	}
+	return mac, state, nil
+}
+
+// useNeighbour has the kernel resolve a neighbour, or confirm one that is
+// stale, as if a packet were sent to it. NTF_USE, neigh_add. CAP_NET_ADMIN.
+func (c *nlConn) useNeighbour(ifindex int, ip netip.Addr) error {
+	h := c.begin(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_ACK, unix.SizeofNdMsg)
+	h[0] = familyOf(ip)
+	native.PutUint32(h[4:], uint32(ifindex))
+	h[10] = unix.NTF_USE
+	c.attrAddr(unix.NDA_DST, ip)
+	_, err := c.ask()
+	return err
+}
+
+// xdpProgram asks which XDP program is attached. id 0: none. rtnl_xdp_fill.
+func (c *nlConn) xdpProgram(ifindex int) (id uint32, generic bool, err error) {
+	h := c.begin(unix.RTM_GETLINK, 0, unix.SizeofIfInfomsg)
+	native.PutUint32(h[4:], uint32(ifindex))
+	c.attr32(unix.IFLA_EXT_MASK, rtextFilterSkipStats)
+	b, err := c.ask()
+	if err != nil {
+		return 0, false, err
+	}
+	for b := after(b, unix.SizeofIfInfomsg); ; {
+		typ, v, rest, ok := nextAttr(b)
+		if !ok {
+			return id, generic, nil
+		}
+		if typ == unix.IFLA_XDP {
+			for x := v; ; {
+				typ, v, rest, ok := nextAttr(x)
+				if !ok {
+					break
+				}
+				switch {
+				case typ == unix.IFLA_XDP_PROG_ID && len(v) == 4:
+					id = native.Uint32(v)
+				case typ == unix.IFLA_XDP_ATTACHED && len(v) == 1:
+					generic = v[0] == xdpAttachedSkb
+				case (typ == unix.IFLA_XDP_DRV_PROG_ID || typ == unix.IFLA_XDP_SKB_PROG_ID) && len(v) == 4 && id == 0:
+					id = native.Uint32(v) // several are attached
+				}
+				x = rest
+			}
+		}
+		b = rest
+	}
+}
+
+// xdpAttachedSkb is XDP_ATTACHED_SKB of include/uapi/linux/if_link.h.
+const xdpAttachedSkb = 2
+
+// rtextFilterSkipStats is RTEXT_FILTER_SKIP_STATS of include/uapi/linux/rtnetlink.h.
+const rtextFilterSkipStats = 1 << 3
+
+// generic asks a family of generic netlink, found by name.
+func (c *nlConn) generic(family string, cmd uint8, attrs func()) ([]byte, error) {
+	h := c.begin(unix.GENL_ID_CTRL, 0, unix.GENL_HDRLEN)
+	h[0], h[1] = unix.CTRL_CMD_GETFAMILY, 1
+	c.attr(unix.CTRL_ATTR_FAMILY_NAME, append([]byte(family), 0))
+	b, err := c.ask()
+	if err != nil {
+		return nil, err
+	}
+	var id uint16
+	for b := after(b, unix.GENL_HDRLEN); ; {
+		typ, v, rest, ok := nextAttr(b)
+		if !ok {
+			break
+		}
+		if typ == unix.CTRL_ATTR_FAMILY_ID && len(v) == 2 {
+			id = native.Uint16(v)
+		}
+		b = rest
+	}
+	if id == 0 {
+		return nil, unix.ENOENT
+	}
+	h = c.begin(id, 0, unix.GENL_HDRLEN)
+	h[0], h[1] = cmd, 1
+	attrs()
+	b, err = c.ask()
+	return after(b, unix.GENL_HDRLEN), err
+}
+
+// deviceFacts are what a device can do, as far as the kernel tells.
+type deviceFacts struct {
+	RxQueues, TxQueues int    // in use; 0: not known
+	Features           uint64 // NETDEV_XDP_ACT_*
+	FeaturesKnown      bool   // Linux 6.3
+}
+
+// Bits of enum netdev_xdp_act of include/uapi/linux/netdev.h.
+const (
+	xdpActBasic       = 1 << 0
+	xdpActXSKZeroCopy = 1 << 3
+)
+
+// device asks for the facts of one device. ETHTOOL_MSG_CHANNELS_GET (Linux 5.6),
+// and NETDEV_CMD_DEV_GET of Documentation/netlink/specs/netdev.yaml (6.3).
+func device(ifindex int) (d deviceFacts, err error) {
+	c, err := newNlConn(unix.NETLINK_GENERIC)
+	if err != nil {
+		return d, fmt.Errorf("look at the device: %w", err)
+	}
+	defer c.close()
+	b, err := c.generic("ethtool", unix.ETHTOOL_MSG_CHANNELS_GET, func() {
+		start := c.n
+		c.attr(unix.ETHTOOL_A_CHANNELS_HEADER|unix.NLA_F_NESTED, nil)
+		c.attr32(unix.ETHTOOL_A_HEADER_DEV_INDEX, uint32(ifindex))
+		native.PutUint16(c.out[start:], uint16(c.n-start))
+	})
+	if err == nil {
+		for {
+			typ, v, rest, ok := nextAttr(b)
+			if !ok {
+				break
+			}
+			if len(v) == 4 {
+				switch n := int(native.Uint32(v)); typ {
+				case unix.ETHTOOL_A_CHANNELS_RX_COUNT:
+					d.RxQueues += n
+				case unix.ETHTOOL_A_CHANNELS_TX_COUNT:
+					d.TxQueues += n
+				case unix.ETHTOOL_A_CHANNELS_COMBINED_COUNT:
+					d.RxQueues += n
+					d.TxQueues += n
+				}
+			}
+			b = rest
+		}
+	}
+	const cmdDevGet, attrIfindex, attrFeatures = 1, 1, 3
+	b, err = c.generic("netdev", cmdDevGet, func() { c.attr32(attrIfindex, uint32(ifindex)) })
+	if err != nil {
+		return d, nil // an older kernel
+	}
+	for {
+		typ, v, rest, ok := nextAttr(b)
+		if !ok {
+			return d, nil
+		}
+		if typ == attrFeatures && len(v) == 8 {
+			d.Features, d.FeaturesKnown = native.Uint64(v), true
+		}
+		b = rest
+	}
+}

@@ -1,0 +1,117 @@
+package xsk
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/ipvsync/ipvsync/xsk/xsktest"
+)
+
+func openXDPTx(tb testing.TB, e xsktest.End, cfg XDPConfig) *XDPTx {
+	tb.Helper()
+	cfg.Interface = e.Name
+	var tx *XDPTx
+	in(tb, e, func() (err error) { tx, err = OpenXDPTx(cfg); return err })
+	tb.Cleanup(func() { tx.Close() })
+	return tx
+}
+
+func openXDPRx(tb testing.TB, e xsktest.End, cfg XDPConfig) *XDPRx {
+	tb.Helper()
+	cfg.Interface = e.Name
+	var rx *XDPRx
+	in(tb, e, func() (err error) { rx, err = OpenXDPRx(cfg); return err })
+	tb.Cleanup(func() { rx.Close() })
+	return rx
+}
+
+// sendAll commits the messages and flushes until the kernel has them.
+func sendAll(tb testing.TB, tx Tx, payloads ...[]byte) {
+	tb.Helper()
+	end := time.Now().Add(patience)
+	try := func() {
+		if err := tx.Flush(); err != nil {
+			tb.Fatal(err)
+		}
+		if err := tx.Wait(time.Millisecond); err != nil {
+			tb.Fatal(err)
+		}
+		if time.Now().After(end) {
+			tb.Fatalf("%d messages still pending, %+v", tx.Pending(), tx.Stats())
+		}
+	}
+	for _, p := range payloads {
+		buf, err := tx.Next()
+		for errors.Is(err, ErrNoFrame) {
+			try()
+			buf, err = tx.Next()
+		}
+		if err != nil {
+			tb.Fatal(err)
+		}
+		tx.Commit(copy(buf, p))
+	}
+	for {
+		if err := tx.Flush(); err != nil {
+			tb.Fatal(err)
+		}
+		if tx.Pending() == 0 {
+			return
+		}
+		try()
+	}
+}
+
+// takeAll receives exactly n messages.
+func takeAll(tb testing.TB, rx Rx, n int) []message {
+	tb.Helper()
+	var got []message
+	for end := time.Now().Add(patience); len(got) < n; {
+		batch, err := rx.Receive(100 * time.Millisecond)
+		if err != nil && !errors.Is(err, ErrLinkDown) {
+			tb.Fatal(err)
+		}
+		for _, d := range batch {
+			got = append(got, message{string(d.Payload), d.Src})
+		}
+		rx.Release()
+		if time.Now().After(end) {
+			tb.Fatalf("got %d messages of %d, %+v", len(got), n, rx.Stats())
+		}
+	}
+	if len(got) > n {
+		tb.Fatalf("got %d messages, want %d", len(got), n)
+	}
+	return got
+}
+
+func sequences(n int) [][]byte {
+	out := make([][]byte, n)
+	for i := range out {
+		out[i] = []byte(sequence(i))
+	}
+	return out
+}
+
+// TestXDPRoundTrip sends from AF_XDP to AF_XDP.
+func TestXDPRoundTrip(t *testing.T) {
+	for _, group := range []netip.Addr{group4, group6} {
+		t.Run(family(group), func(t *testing.T) {
+			a, b := xsktest.VethPair(t)
+			cfg := XDPConfig{Group: group, Port: port}
+			rx, tx := openXDPRx(t, b, cfg), openXDPTx(t, a, cfg)
+			t.Logf("%+v", tx.Info())
+			t.Logf("%+v", rx.Info())
+			const n = 5000
+			sendAll(t, tx, sequences(100)...)
+			got := takeAll(t, rx, 100)
+			wantSequence(t, got, 100)
+			if want := tx.Info().Local[0]; got[0].src != want {
+				t.Errorf("from %s, want %s", got[0].src, want)
+			}
+			t.Logf("%+v %+v", tx.Stats(), rx.Stats())
+		})
+	}
+}
