@@ -40,13 +40,8 @@ type filling interface {
 	Cap() int
 }
 
-// published is called by a producer after it has published into r.
-func (a *alarm) published(r filling) {
-	if state := a.state.Load(); state != awake {
-		a.wake(state, r)
-	}
-}
-
+// wake is called by a producer that has published into r and then found the
+// loop in another state than awake.
 func (a *alarm) wake(state uint32, r filling) {
 	if state == napping && 2*r.Len() < r.Cap() {
 		return

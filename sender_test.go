@@ -517,24 +517,3 @@ func (d *discard) Pending() int             { return 0 }
 func (d *discard) Wait(time.Duration) error { return nil }
 func (d *discard) Stats() xsk.TxStats       { return d.stats }
 func (d *discard) Close() error             { return nil }
-
-func BenchmarkPublish(b *testing.B) {
-	s, err := NewSender(SenderConfig{OpenTx: func(int, func([]byte)) (xsk.Tx, error) { return &discard{}, nil }})
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer s.Close()
-	c := flow(1, 1)
-	for name, publish := range map[string]func(*Conn) error{"Sender": s.Publish, "Shard": s.Shard(0).Publish} {
-		b.Run(name, func(b *testing.B) {
-			b.ReportAllocs()
-			full := 0
-			for b.Loop() {
-				if publish(&c) != nil {
-					full++
-				}
-			}
-			b.ReportMetric(float64(full)/float64(b.N), "refused/op")
-		})
-	}
-}

@@ -14,8 +14,10 @@ type Shard struct {
 	own     *ring.SPSC // of the handle's user
 	shared  *ring.MPSC // of Sender.Publish
 	sender  *Sender
-	alarm   *alarm
+	port    *port
+	alarm   *alarm // of the port
 	version encoder.Version
+	plain   bool // version 1, where most records are plain IPv4 ones
 
 	maxRecord int                // bytes of the longest record that fits a message
 	limits    [numPriorities]int // bytes in use up to which a ring takes an update
@@ -40,7 +42,7 @@ func newShard(s *Sender, p *port) (*Shard, error) {
 		return nil, configError("RingSize", "%v", err)
 	}
 	sh := &Shard{
-		own: own, shared: shared, sender: s, alarm: &p.alarm, version: s.version(),
+		own: own, shared: shared, sender: s, port: p, alarm: &p.alarm, version: s.version(), plain: s.version() == encoder.Version1,
 		maxRecord: min(own.MaxRecord(), p.tx.MaxPayload()-encoder.HeaderSize(s.version())),
 		limits: [numPriorities]int{
 			Refresh:     cfg.RingSize / 100 * cfg.Watermarks.Refresh,
@@ -66,7 +68,9 @@ func (sh *Shard) PublishPriority(c *Conn, p Priority) error {
 		return err
 	}
 	sh.own.Publish()
-	sh.alarm.published(sh.own)
+	if state := sh.alarm.state.Load(); state != awake {
+		sh.alarm.wake(state, sh.own)
+	}
 	return nil
 }
 
@@ -88,13 +92,26 @@ func (sh *Shard) PublishBatchPriority(conns []Conn, p Priority) (n int, err erro
 	}
 	if n > 0 {
 		sh.own.Publish()
-		sh.alarm.published(sh.own)
+		if state := sh.alarm.state.Load(); state != awake {
+			sh.alarm.wake(state, sh.own)
+		}
 	}
 	return n, err
 }
 
 // reserve encodes c into the next record of the own ring, or drops it.
 func (sh *Shard) reserve(c *Conn, p Priority) error {
+	if sh.plain && c.PlainIPv4() && !sh.sender.closed.Load() {
+		if b := sh.own.ReserveBelow(encoder.PlainIPv4Size, sh.limits[p]); b != nil {
+			encoder.PutPlainIPv4((*[encoder.PlainIPv4Size]byte)(b), c)
+			return nil
+		}
+		return sh.full()
+	}
+	return sh.reserveAny(c, p)
+}
+
+func (sh *Shard) reserveAny(c *Conn, p Priority) error {
 	n := encoder.RecordSize(sh.version, c)
 	if n > sh.maxRecord || sh.sender.closed.Load() {
 		return sh.refuse(n)
@@ -120,12 +137,16 @@ func (sh *Shard) publishShared(c *Conn, p Priority) error {
 	if !ok {
 		return sh.full()
 	}
-	if _, err := encoder.AppendRecord(claim.Reserve(n)[:0], sh.version, c); err != nil {
+	if sh.plain && c.PlainIPv4() {
+		encoder.PutPlainIPv4((*[encoder.PlainIPv4Size]byte)(claim.Reserve(n)), c)
+	} else if _, err := encoder.AppendRecord(claim.Reserve(n)[:0], sh.version, c); err != nil {
 		claim.Cancel()
 		return sh.drop(DropUnencodable, err)
 	}
 	claim.Commit()
-	sh.alarm.published(sh.shared)
+	if state := sh.alarm.state.Load(); state != awake {
+		sh.alarm.wake(state, sh.shared)
+	}
 	return nil
 }
 

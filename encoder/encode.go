@@ -67,6 +67,27 @@ func AppendRecord(dst []byte, v Version, c *Conn) ([]byte, error) {
 	return dst, nil
 }
 
+// PlainIPv4Size is the size of the record that most connections have: version 1,
+// IPv4, without options.
+const PlainIPv4Size = fixedSizeV4
+
+// PlainIPv4 says whether c makes such a record, and can be encoded.
+func (c *Conn) PlainIPv4() bool {
+	return c.Client.Family == IPv4 && c.Virtual.Family == IPv4 && c.Dest.Family == IPv4 && len(c.Options) == 0
+}
+
+// PutPlainIPv4 writes the record of c, for which PlainIPv4 must hold: what
+// AppendRecord would append, in half the time.
+func PutPlainIPv4(b *[PlainIPv4Size]byte, c *Conn) {
+	be := binary.BigEndian
+	be.PutUint64(b[0:], uint64(c.Protocol)<<48|fixedSizeV4<<32|uint64(c.Flags))
+	be.PutUint64(b[8:], uint64(c.State)<<48|uint64(c.Client.Port)<<32|uint64(c.Virtual.Port)<<16|uint64(c.Dest.Port))
+	be.PutUint64(b[16:], uint64(c.Fwmark)<<32|uint64(c.Timeout))
+	*(*[4]byte)(b[24:]) = [4]byte(c.Client.Addr[:4])
+	*(*[4]byte)(b[28:]) = [4]byte(c.Virtual.Addr[:4])
+	*(*[4]byte)(b[32:]) = [4]byte(c.Dest.Addr[:4])
+}
+
 // putFixed4 writes the fixed part of a version 1 record of IPv4: whole words, as
 // few stores as there can be.
 func putFixed4(b *[fixedSizeV4]byte, c *Conn, size int) {

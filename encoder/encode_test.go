@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -184,5 +185,32 @@ func TestOptionsRead(t *testing.T) {
 	}
 	if _, _, ok := (Options{0x45, 9}).PE(); ok {
 		t.Error("engine out of a malformed option")
+	}
+}
+
+// The short cut writes what AppendRecord appends.
+func TestPlainIPv4(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for range 10000 {
+		c := conn4()
+		c.Protocol, c.State, c.Flags = Protocol(rng.Uint32()), State(rng.Uint32()), Flags(rng.Uint32())
+		c.Fwmark, c.Timeout = rng.Uint32(), rng.Uint32()
+		for _, e := range []*Endpoint{&c.Client, &c.Virtual, &c.Dest} {
+			binary.NativeEndian.PutUint32(e.Addr[:], rng.Uint32())
+			e.Port = uint16(rng.Uint32())
+		}
+		var b [PlainIPv4Size]byte
+		PutPlainIPv4(&b, &c)
+		if want := record(t, 1, c); !c.PlainIPv4() || !bytes.Equal(b[:], want) {
+			t.Fatalf("%v\ngot  %x\nwant %x", &c, b, want)
+		}
+	}
+	six, sip := conn6(), connSIP(t)
+	for _, c := range []*Conn{&six, &sip, {}} {
+		if c.PlainIPv4() {
+			t.Errorf("plain: %v", c)
+		}
 	}
 }

@@ -78,13 +78,21 @@ func (w *Writer) AppendRaw(rec []byte) bool {
 	if !ok {
 		return false
 	}
-	dst := w.buf[at:]
-	if len(rec) == fixedSizeV4 {
-		*(*[fixedSizeV4]byte)(dst) = *(*[fixedSizeV4]byte)(rec) // three moves instead of a call
-	} else {
-		copy(dst, rec)
-	}
+	copy(w.buf[at:], rec)
 	w.advance(at, len(rec))
+	return true
+}
+
+// AppendPlainIPv4 is AppendRaw for a record of exactly PlainIPv4Size bytes where
+// no padding is needed, small enough to be inlined; false leaves it to AppendRaw.
+func (w *Writer) AppendPlainIPv4(rec []byte) bool {
+	at := w.size
+	if at&w.align != 0 || len(w.buf)-at < PlainIPv4Size || w.count == MaxRecords {
+		return false
+	}
+	*(*[PlainIPv4Size]byte)(w.buf[at:]) = *(*[PlainIPv4Size]byte)(rec)
+	w.size = at + PlainIPv4Size
+	w.count++
 	return true
 }
 

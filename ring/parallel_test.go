@@ -39,7 +39,7 @@ func atProcs(t *testing.T, test func(t *testing.T)) {
 
 // consume takes records until want[p] of every producer p have come, each
 // producer's in order.
-func consume(t *testing.T, look func() Run, release func(*Run), producers int, each uint64) {
+func consume(t *testing.T, look func() Run, release func(Run), producers int, each uint64) {
 	t.Helper()
 	next := make([]uint64, producers)
 	for left := uint64(producers) * each; left > 0; {
@@ -55,7 +55,7 @@ func consume(t *testing.T, look func() Run, release func(*Run), producers int, e
 			n++
 			run.Advance()
 		}
-		release(&run)
+		release(run)
 		if n == 0 {
 			runtime.Gosched()
 		}

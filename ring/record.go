@@ -7,22 +7,24 @@ import (
 )
 
 const (
-	// headerSize is what precedes each record: one word, the length of the
-	// record in the lower half, and how far it is to the next header in the upper.
+	// headerSize is what precedes each record: one word.
 	headerSize = 8
 	// alignment of records and their headers.
 	alignment = 8
 	// skip stands for a length: there is no record up to the next header.
-	skip = 1<<32 - 1
+	skip = 1<<24 - 1
 	// falseSharing is the distance between words of different writers: two
 	// lines of 64 bytes, because amd64 fetches them in pairs, and because some
 	// arm64 have lines of 128.
 	falseSharing = 128
+	// claimUnit is the grain of claims in an MPSC, a cache line: producers that
+	// fill neighbouring claims do not disturb each other.
+	claimUnit = 64
 )
 
 // Limits of a ring's memory, in bytes.
 const (
-	MinSize = 64
+	MinSize = 256
 	MaxSize = 1 << 31
 )
 
@@ -36,10 +38,22 @@ func checkSize(size int) error {
 	return nil
 }
 
+// maxRecord is half the block, with its header: so a record fits whatever the
+// position, once the ring is empty. Its length must fit a header, too.
+func maxRecord(size int) int { return min(size/2-headerSize, skip-claimUnit) }
+
 // FramedSize is the memory that a record of n bytes takes in a ring.
 func FramedSize(n int) int { return (headerSize + n + alignment - 1) &^ (alignment - 1) }
 
-func header(length, stride uint64) uint64 { return stride<<32 | length }
+// A header says how long its record is, how far it is to the next header, and in
+// an MPSC in which lap it was written, which is never 0:
+//
+//	lap 16 │ stride/8 24 │ length 24
+func header(length, stride, lap uint64) uint64 { return lap<<48 | stride/alignment<<24 | length }
+
+func lengthOf(h uint64) int { return int(h & (1<<24 - 1)) }
+func strideOf(h uint64) int { return int(h >> 24 & (1<<24 - 1) * alignment) }
+func lapIn(h uint64) uint64 { return h >> 48 }
 
 // Run is a run of records that a consumer looks at in place: those that a ring
 // lent by Look, in order. Its zero value is empty. It belongs to the consumer.
@@ -52,29 +66,50 @@ func header(length, stride uint64) uint64 { return stride<<32 | length }
 //		}
 //		run.Advance()
 //	}
-//	r.Release(&run)
+//	r.Release(run)
 type Run struct {
 	b    []byte
-	used int // bytes of b that Advance has gone over
+	used int  // bytes of b that Advance has gone over
+	wipe bool // of an MPSC
 }
 
-// Peek lends the next record; ok is false at the end of the run.
+// Peek lends the next record, until Advance; ok is false at the end of the run.
 func (x *Run) Peek() (record []byte, ok bool) {
-	for x.used < len(x.b) {
-		h := binary.NativeEndian.Uint64(x.b[x.used:])
-		if n := int(uint32(h)); n != skip {
-			at := x.used + headerSize
-			return x.b[at : at+n : at+n], true
-		}
-		x.used += int(h >> 32)
+	if x.used >= len(x.b) {
+		return nil, false
 	}
-	return nil, false
+	n := lengthOf(word(x.b, x.used))
+	if n == skip {
+		return x.peekBehind()
+	}
+	at := x.used + headerSize
+	return x.b[at : at+n : at+n], true
+}
+
+// peekBehind goes over what is no record, and then is Peek.
+func (x *Run) peekBehind() ([]byte, bool) {
+	x.Advance()
+	return x.Peek()
 }
 
 // Advance goes over the record that Peek returned.
 func (x *Run) Advance() {
-	x.used += int(binary.NativeEndian.Uint64(x.b[x.used:]) >> 32)
+	stride := strideOf(word(x.b, x.used))
+	if stride > claimUnit && x.wipe {
+		x.wipeUnits(x.used, x.used+stride)
+	}
+	x.used += stride
 }
 
-// Len is the number of bytes that Advance has not gone over, headers included.
+// wipeUnits clears the first word of every unit that begins between from and to,
+// where bytes of a record may look like a header. See MPSC.
+func (x *Run) wipeUnits(from, to int) {
+	// A run ends where a claim ends, at a unit: count from there.
+	first := len(x.b) - (len(x.b)-from-1)&^(claimUnit-1)
+	for at := first; at < to; at += claimUnit {
+		binary.NativeEndian.PutUint64(x.b[at:], 0)
+	}
+}
+
+// Len is the number of bytes not gone over, headers included.
 func (x *Run) Len() int { return len(x.b) - x.used }

@@ -50,9 +50,8 @@ func (r *SPSC) startAt(i uint64) {
 	r.head, r.next, r.tailSeen, r.tail, r.read = i, i, i, i, i
 }
 
-// MaxRecord is the most bytes a record can have: half the block less its header,
-// so that it fits whatever the position, once the ring is empty.
-func (r *SPSC) MaxRecord() int { return len(r.block)/2 - headerSize }
+// MaxRecord is the most bytes a record can have.
+func (r *SPSC) MaxRecord() int { return maxRecord(len(r.block)) }
 
 // Cap is the memory of the ring in bytes, headers included.
 func (r *SPSC) Cap() int { return len(r.block) }
@@ -89,7 +88,7 @@ func (r *SPSC) ReserveBelow(n, limit int) []byte {
 	if (r.next^(end-1))&^r.mask != 0 || end-r.tailSeen > uint64(limit) || uint(n) > uint(r.MaxRecord()) {
 		return r.reserveSlow(n, limit)
 	}
-	binary.NativeEndian.PutUint64(r.block[at:], header(uint64(n), end-r.next))
+	binary.NativeEndian.PutUint64(r.block[at:], header(uint64(n), end-r.next, 0))
 	r.next = end
 	at += headerSize
 	return r.block[at : at+uint64(n) : at+uint64(n)]
@@ -112,10 +111,10 @@ func (r *SPSC) reserveSlow(n, limit int) []byte {
 		}
 	}
 	if over != 0 {
-		binary.NativeEndian.PutUint64(r.block[at:], header(skip, over))
+		binary.NativeEndian.PutUint64(r.block[at:], header(skip, over, 0))
 		at = 0
 	}
-	binary.NativeEndian.PutUint64(r.block[at:], header(uint64(n), need))
+	binary.NativeEndian.PutUint64(r.block[at:], header(uint64(n), need, 0))
 	r.next = end
 	at += headerSize
 	return r.block[at : at+uint64(n) : at+uint64(n)]
@@ -160,10 +159,9 @@ func lend(block []byte, mask, read, end uint64) Run {
 }
 
 // Release gives back the records of run that Advance has gone over, by one
-// store. The run is empty afterwards.
-func (r *SPSC) Release(run *Run) {
+// store. The run must not be used afterwards.
+func (r *SPSC) Release(run Run) {
 	run.Peek() // goes over a skip at the end, too
 	r.read += uint64(run.used)
-	*run = Run{}
 	storeRelease(&r.tail, r.read) // hands the room back; pairs with the load in reserveSlow
 }
