@@ -162,6 +162,14 @@ func (f *udpRxFrames) rearm(n int) {
 	}
 }
 
+// bytes returns how many bytes the first n frames have received.
+func (f *udpRxFrames) bytes(n int) (sum int) {
+	for i := range f.msgs[:n] {
+		sum += int(f.msgs[i].len)
+	}
+	return sum
+}
+
 // received returns what is in frame i: the bytes, the size of the datagrams that
 // they are (the last may be shorter, and mostly it is just one), the sender, and
 // whether bytes were cut off at the end.

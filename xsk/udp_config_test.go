@@ -64,6 +64,8 @@ func TestConfigErrors(t *testing.T) {
 		{"TTL negative", tx | rx, UDPConfig{Group: group4, Port: port, TTL: -1}, ErrConfig, []string{"TTL -1"}},
 		{"batch", tx | rx, UDPConfig{Group: group4, Port: port, Batch: 1025}, ErrConfig, []string{"Batch 1025: want 1 to 1024"}},
 		{"payload negative", tx | rx, UDPConfig{Group: group4, Port: port, MaxPayload: -1}, ErrConfig, []string{"MaxPayload -1"}},
+		{"GSO", tx | rx, UDPConfig{Group: group4, Port: port, GSO: 3}, ErrConfig, []string{"GSO Offload(3)", "OffloadAuto"}},
+		{"GRO", tx | rx, UDPConfig{Group: group4, Port: port, GRO: 3}, ErrConfig, []string{"GRO Offload(3)"}},
 		{"buffers", tx | rx, UDPConfig{Group: group4, Port: port, RcvBuf: -1}, ErrConfig, []string{"RcvBuf -1"}},
 		{"nobody", tx, UDPConfig{Port: port}, ErrConfig, []string{"neither Group nor Peers"}},
 		{"peer port", tx, UDPConfig{Peers: peer("10.99.0.2:0")}, ErrConfig, []string{"10.99.0.2:0", "port 0"}},

@@ -13,8 +13,11 @@ import (
 // frame, all without allocating.
 func TestNoAllocations(t *testing.T) {
 	a, b := xsktest.VethPair(t)
-	for _, group := range []netip.Addr{group4, group6} {
+	for i, group := range []netip.Addr{group4, group6, group4, group6} {
 		cfg := UDPConfig{Group: group, Port: port, Batch: 32, RcvBuf: 1 << 20}
+		if i > 1 {
+			cfg.GSO, cfg.GRO = OffloadOff, OffloadOff
+		}
 		rx := openRx(t, b, cfg)
 		cfg.Peers = []netip.AddrPort{netip.AddrPortFrom(b.Addr4, 9)} // refused
 		tx := openTx(t, a, cfg)
@@ -57,8 +60,12 @@ func TestNoAllocations(t *testing.T) {
 			rx.Stats()
 		})
 		if failed != nil || allocs != 0 {
-			t.Errorf("%s: %v allocations, %v", group, allocs, failed)
+			t.Errorf("%s, GSO %s: %v allocations, %v", group, cfg.GSO, allocs, failed)
 		}
+		if s := rx.Stats(); (s.Coalesced > 0) != (i < 2) {
+			t.Errorf("%s, GSO %s: %+v", group, cfg.GSO, s)
+		}
+		rx.Close()
 	}
 }
 
@@ -79,80 +86,4 @@ func TestNoAllocationsWhileDown(t *testing.T) {
 	if err == nil || allocs != 0 {
 		t.Errorf("%v allocations, %v", allocs, err)
 	}
-}
-
-// The benchmarks send over a veth pair, so that they measure the system calls
-// and the network stack of both ends. One operation is one message.
-
-const benchPayload = 1400
-
-func BenchmarkUDPTx(b *testing.B) {
-	for _, group := range []netip.Addr{group4, group6} {
-		for _, batch := range []int{1, 8, 64} {
-			b.Run(fmt.Sprintf("%s/batch=%d", family(group), batch), func(b *testing.B) {
-				near, _ := xsktest.VethPair(b)
-				tx := openTx(b, near, UDPConfig{Group: group, Port: port, Batch: batch})
-				b.SetBytes(benchPayload)
-				b.ReportAllocs()
-				for b.Loop() {
-					if _, err := tx.Next(); err != nil {
-						flush(b, tx)
-						if _, err := tx.Next(); err != nil {
-							b.Fatal(err)
-						}
-					}
-					tx.Commit(benchPayload)
-				}
-				flush(b, tx)
-				b.ReportMetric(float64(tx.Stats().Syscalls)/float64(tx.Stats().Messages), "syscalls/op")
-			})
-		}
-	}
-}
-
-// BenchmarkUDPRx sends a batch and receives it, in turns, with the clock running
-// for the receiver only.
-func BenchmarkUDPRx(b *testing.B) {
-	for _, group := range []netip.Addr{group4, group6} {
-		for _, batch := range []int{1, 8, 64} {
-			b.Run(fmt.Sprintf("%s/batch=%d", family(group), batch), func(b *testing.B) {
-				near, far := xsktest.VethPair(b)
-				cfg := UDPConfig{Group: group, Port: port, Batch: batch, RcvBuf: 1 << 20}
-				rx, tx := openRx(b, far, cfg), openTx(b, near, cfg)
-				b.SetBytes(benchPayload)
-				b.ReportAllocs()
-				var receiving time.Duration
-				b.ResetTimer()
-				for done := 0; done < b.N; {
-					for range batch {
-						if _, err := tx.Next(); err != nil {
-							b.Fatal(err)
-						}
-						tx.Commit(benchPayload)
-					}
-					flush(b, tx)
-					start := time.Now()
-					for got := 0; got < batch; {
-						msgs, err := rx.Receive(patience)
-						if err != nil {
-							b.Fatal(err)
-						}
-						got += len(msgs)
-						rx.Release()
-					}
-					receiving += time.Since(start)
-					done += batch
-				}
-				b.ReportMetric(float64(receiving.Nanoseconds())/float64(rx.Stats().Messages), "rx-ns/op")
-				b.ReportMetric(float64(rx.Stats().Syscalls)/float64(rx.Stats().Messages), "syscalls/op")
-			})
-		}
-	}
-}
-
-func family(a netip.Addr) string {
-	if a.Is4() {
-		return "IPv4"
-	}
-	return "IPv6"
 }

@@ -304,3 +304,72 @@ func TestNoticesWithoutEnd(t *testing.T) {
 	_ = k
 	wantLedger(t, tx)
 }
+
+// TestTrainPolicy has each errno come for a train of three messages, and then
+// for some of them alone.
+func TestTrainPolicy(t *testing.T) {
+	const train, first, second, third = "abc", "a", "b", "c" // what an entry carries
+	for _, c := range []struct {
+		name   string
+		script []unix.Errno // one for each call of send; then it takes all
+		calls  []string     // what is sent, or tried, first in each call
+		is     error
+		want   TxStats
+	}{
+		{"taken", nil, []string{train}, nil, TxStats{Packets: 3, Segmented: 3}},
+		{"interrupted", []unix.Errno{unix.EINTR}, []string{train, train}, nil, TxStats{Packets: 3, Segmented: 3}},
+		{"queue full", []unix.Errno{unix.ENOBUFS}, []string{train}, nil, TxStats{BackPressure: 1}},
+		{"EIO for the train", []unix.Errno{unix.EIO}, []string{train, first}, nil, TxStats{Packets: 3, Withdrawn: 1}},
+		{"EINVAL for the train", []unix.Errno{unix.EINVAL}, []string{train, first}, nil, TxStats{Packets: 3, Withdrawn: 1}},
+		{"EMSGSIZE for the train", []unix.Errno{unix.EMSGSIZE}, []string{train, first}, nil, TxStats{Packets: 3, Withdrawn: 1}},
+		{"refused, then queue full", []unix.Errno{unix.EIO, unix.EAGAIN}, []string{train, first}, nil, TxStats{BackPressure: 1}},
+		{"all too big", []unix.Errno{unix.EMSGSIZE, unix.EMSGSIZE, unix.EMSGSIZE, unix.EMSGSIZE}, []string{train, first, second, third}, ErrMTU, TxStats{TooBig: 3}},
+		{"first too big", []unix.Errno{unix.EMSGSIZE, unix.EMSGSIZE}, []string{train, first, second}, ErrMTU, TxStats{TooBig: 1, Packets: 2}},
+		{"EINVAL for all", []unix.Errno{unix.EINVAL, unix.EINVAL, unix.EINVAL, unix.EINVAL}, []string{train, first, second, third}, unix.EINVAL, TxStats{Errors: 3}},
+		{"filtered, all of it", []unix.Errno{unix.EPERM, unix.EPERM, unix.EPERM, unix.EPERM}, []string{train, first, second, third}, ErrPermission, TxStats{Errors: 3}},
+		{"filtered, but not alone", []unix.Errno{unix.EPERM}, []string{train, first}, nil, TxStats{Packets: 3}},
+		{"link down", []unix.Errno{unix.ENETDOWN}, []string{train}, ErrLinkDown, TxStats{LinkDown: 1}},
+	} {
+		tx, _ := newFake(t, 1, 4, 0)
+		tx.start(true)
+		var calls []string
+		tx.send = func(fd int, msgs []mmsghdr) (int, unix.Errno) {
+			data, segment := msgs[0].segment()
+			if (segment > 0) != (len(data) > 1) {
+				t.Errorf("%s: %q with segments of %d", c.name, data, segment)
+			}
+			calls = append(calls, string(data))
+			if i := len(calls) - 1; i < len(c.script) {
+				return 0, c.script[i]
+			}
+			return len(msgs), 0
+		}
+		for _, m := range train {
+			buf, err := tx.Next()
+			if err != nil {
+				t.Fatal(err)
+			}
+			buf[0] = byte(m)
+			tx.Commit(1)
+		}
+		if err := tx.Flush(); !errors.Is(err, c.is) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.is)
+		}
+		if !slices.Equal(calls, c.calls) {
+			t.Errorf("%s: sent %q, want %q", c.name, calls, c.calls)
+		}
+		s := tx.Stats()
+		c.want.Messages, c.want.Bytes, c.want.Syscalls = 3, 3, s.Syscalls
+		if s != c.want || tx.Info().GSO[0] != (c.want.Withdrawn == 0) {
+			t.Errorf("%s: %+v, want %+v", c.name, s, c.want)
+		}
+		wantLedger(t, tx)
+		c.want.Packets, tx.link.down = 0, nil
+		for tx.Pending() > 0 { // goes on where it stopped
+			if err := tx.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantLedger(t, tx)
+	}
+}

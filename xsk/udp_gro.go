@@ -27,6 +27,11 @@ const (
 
 	// trainBuffers is the most buffers with GRO.
 	trainBuffers = 64
+
+	// recvBytes is about how much one recvmmsg should bring: what is read
+	// soon after should still be in the cache. Four full trains cost 52 ns a
+	// message, eight 60, sixteen and more 75 (1448 bytes, 2 MiB of L2).
+	recvBytes = 4 * trainBuffer
 )
 
 // enableGRO asks for trains, and reports whether they will come.
@@ -45,6 +50,15 @@ func groFrames(batch, size int, gro bool) *udpRxFrames {
 	return newUDPRxFrames(batch, size, (size+63)&^63, false)
 }
 
+// adapt sets how many buffers the next recvmmsg gets, from how full the last one
+// made n of them: a few where trains come, all where single messages do.
+func (r *UDPRx) adapt(n int) {
+	r.ask = len(r.frames.msgs)
+	if bytes := r.frames.bytes(n); r.info.GRO && bytes > 0 {
+		r.ask = min(r.ask, max(recvBytes*n/bytes, recvBytes/trainBuffer))
+	}
+}
+
 // splitter is how far the frames of the last recvmmsg have been split.
 type splitter struct {
 	next    int    // the frame after the one that rest is of
@@ -56,36 +70,47 @@ type splitter struct {
 
 // split fills the batch with messages not yet delivered, as many as it holds.
 func (r *UDPRx) split() {
-	s, n := &r.splitter, &r.n
+	s := &r.splitter
 	for len(r.batch) < cap(r.batch) {
 		if len(s.rest) == 0 {
 			if s.next == r.used {
 				return
 			}
 			r.open()
-			if s.segment == 0 {
-				r.deliver(s.rest[:0:0])
+			if s.segment == 0 { // a datagram without payload
+				r.batch = append(r.batch, Datagram{Payload: s.rest, Src: s.src})
+				r.n.Messages++
 			}
 			continue
 		}
-		k := min(s.segment, len(s.rest))
-		payload := s.rest[:k:k]
-		s.rest = s.rest[k:]
-		if k > r.cfg.MaxPayload {
-			n.Truncated++
-			continue
-		}
-		if s.train {
-			n.Coalesced++
-		}
-		r.deliver(payload)
+		r.splitOne()
 	}
 }
 
-func (r *UDPRx) deliver(payload []byte) {
-	r.batch = append(r.batch, Datagram{Payload: payload, Src: r.src})
-	r.n.Messages++
-	r.n.Bytes += uint64(len(payload))
+// splitOne delivers what is left of one frame, or as much as the batch holds.
+func (r *UDPRx) splitOne() {
+	s := &r.splitter
+	rest, src, segment := s.rest, s.src, s.segment
+	most := r.cfg.MaxPayload
+	batch, was := r.batch, len(r.batch)
+	for len(rest) > 0 && len(batch) < cap(batch) {
+		n := min(segment, len(rest))
+		if n > most {
+			r.n.Truncated++
+		} else {
+			batch = batch[:len(batch)+1]
+			d := &batch[len(batch)-1]
+			d.Payload, d.Src = rest[:n:n], src
+			r.n.Bytes += uint64(n)
+		}
+		rest = rest[n:]
+	}
+	s.rest, r.batch = rest, batch
+	n := uint64(len(batch) - was)
+	r.n.Messages += n
+	if s.train {
+		r.n.Coalesced += n
+	}
 }
 
 // open begins with the next frame. If bytes were cut off at its end, the last

@@ -20,7 +20,8 @@ type UDPRx struct {
 	fd     int
 	link   *link
 	frames *udpRxFrames
-	used   int // frames that the last recvmmsg filled
+	ask    int // frames that the next recvmmsg may fill
+	used   int // frames that the last one filled
 	splitter
 	batch     []Datagram
 	lastCheck time.Time
@@ -89,6 +90,7 @@ func OpenUDPRx(cfg UDPConfig) (_ *UDPRx, err error) {
 		return nil, err
 	}
 	r.frames = groFrames(r.cfg.Batch, r.cfg.MaxPayload, r.info.GRO)
+	r.ask = len(r.frames.msgs)
 	r.batch = make([]Datagram, 0, r.cfg.Batch)
 	r.poll = [2]unix.PollFd{
 		{Fd: int32(r.fd), Events: unix.POLLIN},
@@ -117,15 +119,16 @@ func (r *UDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 	for {
 		r.frames.rearm(r.used)
 		r.used, r.next = 0, 0
-		n, errno := recvmmsg(r.fd, r.frames.msgs)
+		n, errno := recvmmsg(r.fd, r.frames.msgs[:r.ask])
 		r.n.Syscalls++
 		switch {
 		case n > 0:
-			r.used = n
-			r.split()
-			if n == len(r.frames.msgs) {
+			if n == r.ask {
 				r.countDrops() // there may be more, and no quiet moment for long
 			}
+			r.used = n
+			r.adapt(n)
+			r.split()
 			return r.batch, nil
 		case errno == unix.EINTR:
 			continue
