@@ -88,15 +88,15 @@ func newTemplate(c templateConfig) template {
 		b = append(b, 0, 0, protoUDP, byte(c.ttl))
 		src, dst := c.src.Addr().As16(), c.dst.Addr().As16()
 		b = append(append(b, src[:]...), dst[:]...)
-		t.udpSum = uint64(fold(sum64(t.hdr[t.ip+8:t.ip+ipv6Len], sum16(protoUDP))))
+		t.udpSum = uint64(fold16(sum64(t.hdr[t.ip+8:t.ip+ipv6Len], sum16(protoUDP))))
 	} else {
 		b = be.AppendUint16(b, etherTypeIPv4)
 		t.ip = len(b)
 		b = append(b, 0x45, byte(c.dscp<<2), 0, 0, 0, 0, 0x40, 0, byte(c.ttl), protoUDP, 0, 0) // 0x40: don't fragment
 		src, dst := c.src.Addr().As4(), c.dst.Addr().As4()
 		b = append(append(b, src[:]...), dst[:]...)
-		t.ipSum = uint64(fold(sum64(t.hdr[t.ip:t.ip+ipv4Len], 0)))
-		t.udpSum = uint64(fold(sum64(t.hdr[t.ip+12:t.ip+ipv4Len], sum16(protoUDP))))
+		t.ipSum = uint64(fold16(sum64(t.hdr[t.ip:t.ip+ipv4Len], 0)))
+		t.udpSum = uint64(fold16(sum64(t.hdr[t.ip+12:t.ip+ipv4Len], sum16(protoUDP))))
 		t.zero = c.checksum == ChecksumZero
 	}
 	b = be.AppendUint16(b, c.src.Port())
@@ -120,7 +120,7 @@ func (t *template) seal(b []byte, n int, payload uint64) {
 		size := uint16(ipv4Len + udpLen + n)
 		be.PutUint16(ip[2:], size)
 		be.PutUint16(ip[4:], t.id)
-		putSum(ip[10:], ^fold(t.ipSum+sum16(size)+sum16(t.id)))
+		putSum(ip[10:], ^fold16(t.ipSum+sum16(size)+sum16(t.id)))
 		t.id++
 	}
 	be.PutUint16(udp[4:], udpSize)
@@ -128,7 +128,7 @@ func (t *template) seal(b []byte, n int, payload uint64) {
 		return
 	}
 	// The length counts twice: in the pseudo header, and in the UDP header.
-	sum := ^fold(addSums(t.udpSum+2*sum16(udpSize), payload))
+	sum := ^fold16(addSums(t.udpSum+2*sum16(udpSize), payload))
 	if sum == 0 {
 		sum = 0xffff // 0 says that there is none: RFC 768
 	}
@@ -215,7 +215,7 @@ func (f *rxFilter) parse(b []byte) (payload []byte, src netip.AddrPort, v verdic
 		if b[0]>>4 != 4 || hlen < ipv4Len || total < hlen || total > len(b) {
 			return nil, src, verdictLength
 		}
-		if fold(sum64(b[:hlen], 0)) != 0xffff {
+		if fold16(sum64(b[:hlen], 0)) != 0xffff {
 			return nil, src, verdictIPChecksum
 		}
 		if b[9] != protoUDP {
@@ -274,8 +274,8 @@ func (f *rxFilter) parse(b []byte) (payload []byte, src netip.AddrPort, v verdic
 		}
 	} else {
 		pseudo := addSums(sum16(uint16(n)), sum)
-		if fold(sum64(udp, pseudo)) != 0xffff {
-			if check != fold(pseudo) {
+		if fold16(sum64(udp, pseudo)) != 0xffff {
+			if check != fold16(pseudo) {
 				return nil, src, verdictUDPChecksum
 			}
 			v = verdictUnfinished

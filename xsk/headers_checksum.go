@@ -50,8 +50,8 @@ func sum64(b []byte, sum uint64) uint64 {
 	return sum
 }
 
-// fold brings a sum down to 16 bits.
-func fold(sum uint64) uint16 {
+// fold16 brings a sum down to 16 bits.
+func fold16(sum uint64) uint16 {
 	sum = sum>>32 + sum&0xffffffff
 	sum = sum>>32 + sum&0xffffffff
 	sum = sum>>16 + sum&0xffff

@@ -58,6 +58,7 @@ func (t *XDPTx) openDest(ifi *net.Interface, mac [6]byte, addr netip.AddrPort) (
 		t.unresolved++
 	}
 	d.tmpl = newTemplate(d.head)
+	t.sums = t.sums || !d.tmpl.zero
 	report := func(err error) error {
 		return &Error{Op: "send", Interface: ifi.Name, Dest: addr, Err: err}
 	}

@@ -36,6 +36,7 @@ type XDPTx struct {
 	settled uint32 // index in the TX ring up to which packets are counted
 	drops   uint32 // packets dropped that the kernel's index does not show yet
 
+	sums       bool // packets have UDP checksums
 	peers      bool // there are unicast destinations
 	unresolved int  // so many of them have no way
 
@@ -218,7 +219,10 @@ func (t *XDPTx) Commit(n int) {
 	t.lent = false
 	m := xdpMessage{frame: t.frame, size: int32(n)}
 	payload := t.buf[headerRoom : headerRoom+n]
-	sum := sum64(payload, 0)
+	var sum uint64
+	if t.sums {
+		sum = sum64(payload, 0)
+	}
 	last := -1
 	for i := range t.dests {
 		d := &t.dests[i]
