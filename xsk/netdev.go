@@ -228,6 +228,41 @@ func (c *nlConn) useNeighbour(ifindex int, ip netip.Addr) error {
 	return err
 }
 
+// linkState is what may change about an interface.
+type linkState struct {
+	carrier bool // at once, where IFF_RUNNING comes up to a second late (net/core/link_watch.c)
+	mtu     int
+	mac     [6]byte
+}
+
+// linkState asks for the state of an interface. rtnl_fill_ifinfo.
+func (c *nlConn) linkState(ifindex int) (s linkState, err error) {
+	h := c.begin(unix.RTM_GETLINK, 0, unix.SizeofIfInfomsg)
+	native.PutUint32(h[4:], uint32(ifindex))
+	c.attr32(unix.IFLA_EXT_MASK, rtextFilterSkipStats)
+	b, err := c.ask()
+	if err != nil {
+		return s, err
+	}
+	if len(b) < unix.SizeofIfInfomsg {
+		return s, unix.EBADMSG
+	}
+	s.carrier = native.Uint32(b[8:])&unix.IFF_LOWER_UP != 0
+	for b := after(b, unix.SizeofIfInfomsg); ; {
+		typ, v, rest, ok := nextAttr(b)
+		if !ok {
+			return s, nil
+		}
+		switch {
+		case typ == unix.IFLA_MTU && len(v) == 4:
+			s.mtu = int(native.Uint32(v))
+		case typ == unix.IFLA_ADDRESS && len(v) == 6:
+			copy(s.mac[:], v)
+		}
+		b = rest
+	}
+}
+
 // xdpProgram asks which XDP program is attached. id 0: none. rtnl_xdp_fill.
 func (c *nlConn) xdpProgram(ifindex int) (id uint32, generic bool, err error) {
 	h := c.begin(unix.RTM_GETLINK, 0, unix.SizeofIfInfomsg)

@@ -45,7 +45,7 @@ const (
 	rProto = asm.R5 // EtherType, in network order as it was loaded
 	rTmp   = asm.R4
 	rVal   = asm.R1
-	rLen   = asm.R8 // length of the IPv4 header
+	rLen   = asm.R8 // length of the IPv4 header, in words
 )
 
 // netOrder16 is v as a load of two bytes of a packet gives it on this machine.
@@ -161,7 +161,6 @@ func filter4(c *ProgramConfig) asm.Instructions {
 		asm.JNE.Imm32(rVal, 4, "pass"),
 		asm.And.Imm(rLen, 15),
 		asm.JLT.Imm(rLen, 5, "pass"),
-		asm.LSh.Imm(rLen, 2),
 		load(9, asm.Byte),
 		asm.JNE.Imm32(rVal, protoUDP, "pass"),
 		load(6, asm.Half),
@@ -181,11 +180,20 @@ func filter4(c *ProgramConfig) asm.Instructions {
 			asm.JNE.Imm32(rVal, 0xe, "udp4"), // 224.0.0.0/4
 		)
 	}
-	return append(p,
+	p = append(p,
 		asm.Ja.Label("pass"),
-		asm.Add.Reg(rAt, rLen).WithSymbol("udp4"),
-		asm.Ja.Label("udp"),
+		asm.Add.Imm(rAt, 20).WithSymbol("udp4"),
 	)
+	// Options: four bytes for each step of the header length above 5. Adding
+	// the length itself would take CAP_PERFMON: a pointer that moves by a
+	// number unknown to the verifier.
+	for n := int32(6); n <= 15; n++ {
+		p = append(p,
+			asm.JLT.Imm(rLen, n, "udp"),
+			asm.Add.Imm(rAt, 4),
+		)
+	}
+	return append(p, asm.Ja.Label("udp"))
 }
 
 // filter6 goes on to "udp" with packets that are ours so far. IPv6: version at

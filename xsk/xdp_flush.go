@@ -189,14 +189,25 @@ func (t *XDPTx) check() error {
 	return nil
 }
 
-// lookAtLink looks at the flags of the interface, and at its MTU.
+// lookAtLink looks at the flags of the interface, and at what else may have
+// changed about it: the MTU, and the Ethernet address.
 func (t *XDPTx) lookAtLink() error {
-	fd := t.dests[0].fd
-	if err := t.link.check(fd); err != nil {
+	if err := t.link.check(t.dests[0].fd); err != nil {
 		return err
 	}
-	if unix.IoctlIfreq(fd, unix.SIOCGIFMTU, t.link.ifr) == nil {
-		t.mtu = int(t.link.ifr.Uint32())
+	s, err := t.nl.linkState(t.info.Index)
+	if err != nil {
+		return nil // the flags were fine a moment ago; the next look will tell
+	}
+	if !s.carrier {
+		return t.link.noCarrier
+	}
+	t.mtu = s.mtu
+	for i := range t.dests {
+		if d := &t.dests[i]; d.head.srcMAC != s.mac {
+			d.head.srcMAC = s.mac
+			t.remake(d)
+		}
 	}
 	return nil
 }

@@ -34,8 +34,9 @@ type xdpDest struct {
 	errUnresolved, errTooBig error // made once
 }
 
-// resolvePatience is how long opening a sender waits for neighbours.
-const resolvePatience = 500 * time.Millisecond
+// resolvePatience is how long opening a sender waits for neighbours: a second
+// passes until the kernel asks again (retrans_time_ms of the neighbour table).
+const resolvePatience = 1200 * time.Millisecond
 
 // openDest prepares one destination. What it opened is closed by Close.
 func (t *XDPTx) openDest(ifi *net.Interface, mac [6]byte, addr netip.AddrPort) (xdpDest, error) {

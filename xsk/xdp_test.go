@@ -3,6 +3,9 @@ package xsk
 import (
 	"errors"
 	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -114,4 +117,32 @@ func TestXDPRoundTrip(t *testing.T) {
 			t.Logf("%+v %+v", tx.Stats(), rx.Stats())
 		})
 	}
+}
+
+func isErr(err, sentinel error, x **Error) bool {
+	return errors.Is(err, sentinel) && errors.As(err, x)
+}
+
+// snmpValue finds a counter in the text of /proc/net/snmp, whose lines come in
+// pairs of names and values, or snmp6. It returns -1 if there is none.
+func snmpValue(text string, names ...string) int {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		f := strings.Fields(line)
+		switch {
+		case len(names) == 1 && len(f) == 2 && f[0] == names[0]:
+			n, _ := strconv.Atoi(f[1])
+			return n
+		case len(names) == 2 && len(f) > 1 && f[0] == names[0]+":" && i+1 < len(lines):
+			at := slices.Index(f, names[1])
+			values := strings.Fields(lines[i+1])
+			if at > 0 && at < len(values) {
+				n, err := strconv.Atoi(values[at])
+				if err == nil {
+					return n
+				}
+			}
+		}
+	}
+	return -1
 }
