@@ -74,9 +74,9 @@ func TestTrainsConserved(t *testing.T) {
 				}
 				cfg.Batch = 1 + rnd.IntN(200)
 				tx := openTx(t, a, cfg)
-				const n = 300
+				const n = 60 // to 3 destinations: the queue that veth has with NAPI holds 256
 				var sent int
-				for range 3 {
+				for range 12 {
 					all := randomMessages(rnd, n, tx.MaxPayload())
 					for _, m := range all {
 						put(t, tx, []byte(m))

@@ -45,6 +45,7 @@ func openTap(t *testing.T) (xsktest.End, *os.File) {
 		return nil
 	})
 	t.Cleanup(func() { wire.Close() })
+	xsktest.SetLink(t, e, true) // waits until it carries packets, which takes somebody who has it open
 	return e, wire
 }
 
