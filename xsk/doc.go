@@ -18,7 +18,9 @@
 // is lent from [Rx.Receive] to [Rx.Release].
 //
 // Behind the two interfaces is the transport. [UDPTx] and [UDPRx] are plain
-// sockets with sendmmsg and recvmmsg, which work everywhere:
+// sockets with sendmmsg and recvmmsg, which work everywhere. Messages of one size
+// in a row go through the kernel as one, a train, where it can do that (GSO,
+// GRO), and one by one to a destination whose path refuses trains:
 //
 //	cfg := xsk.UDPConfig{
 //		Interface: "eth1",

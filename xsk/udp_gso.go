@@ -17,6 +17,12 @@ package xsk
 // are, but that makes a message cost about a fifth more (60 against 50 ns over
 // veth, 45 messages of 1448 bytes).
 //
+// Where the kernel's word is less exact for a train than for a single message:
+// a queueing discipline that cuts trains itself (tbf, cake) reports success if it
+// took any of the messages; and an interface without a queue that drops the last
+// one of a train that the kernel cut for it, gets the whole train again. Whoever
+// shapes traffic on a short queue sets GSO off.
+//
 // Some paths refuse trains. Then the messages of the train are sent one by one.
 // If the first one goes through, the train was what was refused, and the
 // destination gets no more of them; otherwise it is the messages that do not do,
