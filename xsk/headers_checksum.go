@@ -8,10 +8,12 @@ import (
 // The Internet checksum, RFC 1071: the one's complement of the one's complement
 // sum of 16-bit words. Sums here are in the byte order of this machine, and of
 // any width that folds to 16 bits at the end: the sum does not care about byte
-// order as long as it is put back the way it was taken.
+// order as long as it is put back the way it was taken. sum64 is in
+// headers_sum_*.go.
 
-// sum64 adds b to a partial sum: 64 bits at a time, with the carry brought round.
-func sum64(b []byte, sum uint64) uint64 {
+// sumGeneric is sum64 without instructions of a particular processor: 64 bits at
+// a time, with the carry brought round.
+func sumGeneric(b []byte, sum uint64) uint64 {
 	var c uint64
 	for len(b) >= 64 {
 		w := (*[64]byte)(b)

@@ -50,8 +50,12 @@ func TestChecksum(t *testing.T) {
 				b := buf[off : off+n]
 				fast, slow := fastSum(b, sum16(start)), slowSum(b, uint32(start))
 				// 0 and 0xffff are the same number.
+				generic := fold16(sumGeneric(b, sum16(start)))
 				if fast != slow && !(fast%0xffff == 0 && slow%0xffff == 0) {
 					t.Fatalf("%d bytes from %d: %#04x, want %#04x", n, off, fast, slow)
+				}
+				if got := fold16(sum64(b, sum16(start))); got%0xffff != generic%0xffff {
+					t.Fatalf("%d bytes from %d: %#04x, the generic one says %#04x", n, off, got, generic)
 				}
 			}
 		}
@@ -82,6 +86,13 @@ func BenchmarkChecksum(b *testing.B) {
 			b.SetBytes(int64(n))
 			for b.Loop() {
 				sumSink += sum64(buf, 0)
+			}
+		})
+		b.Run(fmt.Sprintf("generic/bytes=%d", n), func(b *testing.B) {
+			buf := pattern(n)
+			b.SetBytes(int64(n))
+			for b.Loop() {
+				sumSink += sumGeneric(buf, 0)
 			}
 		})
 	}

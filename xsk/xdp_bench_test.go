@@ -1,6 +1,7 @@
 package xsk
 
 import (
+	"runtime"
 	"testing"
 	"time"
 
@@ -103,4 +104,134 @@ func BenchmarkXDPTx(b *testing.B) {
 	run("XDPTx/nochecksum", xdp(XDPConfig{Group: group4, Port: port, Checksum: ChecksumZero}), false)
 	run("XDPTx/IPv6", xdp(XDPConfig{Group: group6, Port: port}), false)
 	run("UDPTx", func(b *testing.B, e xsktest.End) Tx { return openTx(b, e, UDPConfig{Group: group4, Port: port}) }, false)
+}
+
+// BenchmarkXDPRx sends a batch and receives it, in turns: rx-ns/op is the time
+// of the receiver alone, which finds the packets in its ring.
+func BenchmarkXDPRx(b *testing.B) {
+	run := func(name string, receive func(b *testing.B, far xsktest.End) func() int) {
+		b.Run(name, func(b *testing.B) {
+			near, far := xsktest.VethPair(b)
+			step := receive(b, far)
+			tx := openXDPTx(b, near, XDPConfig{Group: group4, Port: port})
+			var receiving time.Duration
+			b.ReportAllocs()
+			b.ResetTimer()
+			got, sent := 0, 0
+			for sent < b.N {
+				for range xdpBenchBatch {
+					if _, err := tx.Next(); err != nil {
+						b.Fatal(err)
+					}
+					tx.Commit(xdpBenchPayload)
+				}
+				sent += xdpBenchBatch
+				if err := tx.Flush(); err != nil || tx.Pending() > 0 {
+					b.Fatal(err, tx.Pending())
+				}
+				start := time.Now()
+				for got < sent {
+					got += step()
+				}
+				receiving += time.Since(start)
+			}
+			b.ReportMetric(float64(receiving.Nanoseconds())/float64(got), "rx-ns/op")
+			b.ReportMetric(float64(got)/float64(sent), "arrived/op")
+		})
+	}
+	run("bare", bareRx)
+	run("XDPRx", wholeRx(XDPConfig{Group: group4, Port: port}))
+	run("UDPRx", func(b *testing.B, far xsktest.End) func() int {
+		rx := openRx(b, far, UDPConfig{Group: group4, Port: port, RcvBuf: 4 << 20})
+		return func() int { return drainRx(b, rx) }
+	})
+}
+
+// bareRx takes packets and gives them back.
+func bareRx(b *testing.B, far xsktest.End) func() int {
+	rx := openXDPRx(b, far, XDPConfig{Group: group4, Port: port})
+	q := rx.queues[0].q
+	return func() (n int) {
+		for range xdpBenchBatch {
+			f, p, ok := q.Take()
+			if !ok {
+				break
+			}
+			sumSink += uint64(p[len(p)-1])
+			q.Put(f)
+			n++
+		}
+		q.Refill()
+		return n
+	}
+}
+
+func wholeRx(cfg XDPConfig) func(b *testing.B, far xsktest.End) func() int {
+	return func(b *testing.B, far xsktest.End) func() int {
+		rx := openXDPRx(b, far, cfg)
+		return func() int { return drainRx(b, rx) }
+	}
+}
+
+func drainRx(b *testing.B, rx Rx) int {
+	batch, err := rx.Receive(0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range batch {
+		sumSink += uint64(batch[i].Payload[0])
+	}
+	rx.Release()
+	return len(batch)
+}
+
+// BenchmarkXDPBothEnds has a sender and a receiver at work at the same time. One
+// operation is a message that arrived or was counted as dropped.
+func BenchmarkXDPBothEnds(b *testing.B) {
+	for _, name := range []string{"bare", "XDPRx"} {
+		b.Run(name, func(b *testing.B) {
+			near, far := xsktest.VethPair(b)
+			var step func() int
+			if name == "bare" {
+				step = bareRx(b, far)
+			} else {
+				step = wholeRx(XDPConfig{Group: group4, Port: port})(b, far)
+			}
+			tx := openXDPTx(b, near, XDPConfig{Group: group4, Port: port})
+			stop, done := make(chan struct{}), make(chan int)
+			go func() {
+				got := 0
+				for {
+					n := step()
+					if got += n; n == 0 {
+						select {
+						case <-stop:
+							done <- got
+							return
+						default:
+							runtime.Gosched()
+						}
+					}
+				}
+			}()
+			began := time.Now()
+			b.ResetTimer()
+			for i := 0; i < b.N; {
+				for range min(xdpBenchBatch, b.N-i) {
+					if _, err := tx.Next(); err != nil {
+						break
+					}
+					tx.Commit(xdpBenchPayload)
+					i++
+				}
+				_ = tx.Flush()
+			}
+			b.StopTimer()
+			took := time.Since(began)
+			close(stop)
+			got := <-done
+			b.ReportMetric(float64(got)/took.Seconds()/1e6, "Mpps")
+			b.ReportMetric(float64(got)/float64(b.N), "arrived/op")
+		})
+	}
 }

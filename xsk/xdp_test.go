@@ -105,16 +105,12 @@ func TestXDPRoundTrip(t *testing.T) {
 			a, b := xsktest.VethPair(t)
 			cfg := XDPConfig{Group: group, Port: port}
 			rx, tx := openXDPRx(t, b, cfg), openXDPTx(t, a, cfg)
-			t.Logf("%+v", tx.Info())
-			t.Logf("%+v", rx.Info())
-			const n = 5000
 			sendAll(t, tx, sequences(100)...)
 			got := takeAll(t, rx, 100)
 			wantSequence(t, got, 100)
 			if want := tx.Info().Local[0]; got[0].src != want {
 				t.Errorf("from %s, want %s", got[0].src, want)
 			}
-			t.Logf("%+v %+v", tx.Stats(), rx.Stats())
 		})
 	}
 }

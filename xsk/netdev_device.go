@@ -1,0 +1,101 @@
+package xsk
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// generic asks a family of generic netlink, found by name.
+func (c *nlConn) generic(family string, cmd uint8, attrs func()) ([]byte, error) {
+	h := c.begin(unix.GENL_ID_CTRL, 0, unix.GENL_HDRLEN)
+	h[0], h[1] = unix.CTRL_CMD_GETFAMILY, 1
+	c.attr(unix.CTRL_ATTR_FAMILY_NAME, append([]byte(family), 0))
+	b, err := c.ask()
+	if err != nil {
+		return nil, err
+	}
+	var id uint16
+	for b := after(b, unix.GENL_HDRLEN); ; {
+		typ, v, rest, ok := nextAttr(b)
+		if !ok {
+			break
+		}
+		if typ == unix.CTRL_ATTR_FAMILY_ID && len(v) == 2 {
+			id = native.Uint16(v)
+		}
+		b = rest
+	}
+	if id == 0 {
+		return nil, unix.ENOENT
+	}
+	h = c.begin(id, 0, unix.GENL_HDRLEN)
+	h[0], h[1] = cmd, 1
+	attrs()
+	b, err = c.ask()
+	return after(b, unix.GENL_HDRLEN), err
+}
+
+// deviceFacts are what a device can do, as far as the kernel tells.
+type deviceFacts struct {
+	RxQueues, TxQueues int    // in use; 0: not known
+	Features           uint64 // NETDEV_XDP_ACT_*
+	FeaturesKnown      bool   // Linux 6.3
+}
+
+// Bits of enum netdev_xdp_act of include/uapi/linux/netdev.h.
+const (
+	xdpActBasic       = 1 << 0
+	xdpActXSKZeroCopy = 1 << 3
+)
+
+// device asks for the facts of one device. ETHTOOL_MSG_CHANNELS_GET (Linux 5.6),
+// and NETDEV_CMD_DEV_GET of Documentation/netlink/specs/netdev.yaml (6.3).
+func device(ifindex int) (d deviceFacts, err error) {
+	c, err := newNlConn(unix.NETLINK_GENERIC)
+	if err != nil {
+		return d, fmt.Errorf("look at the device: %w", err)
+	}
+	defer c.close()
+	b, err := c.generic("ethtool", unix.ETHTOOL_MSG_CHANNELS_GET, func() {
+		start := c.n
+		c.attr(unix.ETHTOOL_A_CHANNELS_HEADER|unix.NLA_F_NESTED, nil)
+		c.attr32(unix.ETHTOOL_A_HEADER_DEV_INDEX, uint32(ifindex))
+		native.PutUint16(c.out[start:], uint16(c.n-start))
+	})
+	if err == nil {
+		for {
+			typ, v, rest, ok := nextAttr(b)
+			if !ok {
+				break
+			}
+			if len(v) == 4 {
+				switch n := int(native.Uint32(v)); typ {
+				case unix.ETHTOOL_A_CHANNELS_RX_COUNT:
+					d.RxQueues += n
+				case unix.ETHTOOL_A_CHANNELS_TX_COUNT:
+					d.TxQueues += n
+				case unix.ETHTOOL_A_CHANNELS_COMBINED_COUNT:
+					d.RxQueues += n
+					d.TxQueues += n
+				}
+			}
+			b = rest
+		}
+	}
+	const cmdDevGet, attrIfindex, attrFeatures = 1, 1, 3
+	b, err = c.generic("netdev", cmdDevGet, func() { c.attr32(attrIfindex, uint32(ifindex)) })
+	if err != nil {
+		return d, nil // an older kernel
+	}
+	for {
+		typ, v, rest, ok := nextAttr(b)
+		if !ok {
+			return d, nil
+		}
+		if typ == attrFeatures && len(v) == 8 {
+			d.Features, d.FeaturesKnown = native.Uint64(v), true
+		}
+		b = rest
+	}
+}
