@@ -45,6 +45,50 @@
 //		rx.Release()
 //	}
 //
+// # AF_XDP
+//
+// [XDPTx] and [XDPRx] go past the network stack. Messages lie in packet memory
+// (a [UMEM]) that the kernel, or the device itself, reads and writes, and only
+// descriptors change hands, in four rings for each queue of the device:
+//
+//	        sender                    kernel                    receiver
+//
+//	Next ◄── free frames                                  free frames ──► Refill
+//	  │           ▲                                            ▲             │
+//	Commit        └─ completion ring ◄─┐     ┌─── fill ring ◄──┼─────────────┘
+//	  │                                │     ▼                 │
+//	Flush ─────► TX ring ──────► ┌───────────┴──┐              │
+//	  └─ kick ─ (sendto) ──────► │ device queue │ ──► RX ring ─┴─► Receive, Release
+//	                             └──────▲───────┘
+//	                               XDP program: our group and port, and
+//	                               everything else passes on to the host
+//
+// Headers are written in front of the message when it is committed, and checked
+// before it is delivered. An ordinary socket beside each receiver holds the
+// membership of the group; one beside each destination of a sender holds its port,
+// and hears the ICMP messages.
+//
+//	cfg := xsk.XDPConfig{
+//		Interface: "eth1",
+//		Group:     netip.MustParseAddr("224.0.0.81"),
+//		Port:      8848,
+//		Generic:   true, // rather than not at all
+//	}
+//	tx, err := xsk.OpenXDPTx(cfg) // ErrUnsupported, ErrQueueBusy, …: use UDP
+//	rx, err := xsk.OpenXDPRx(cfg) // ErrProgramBusy: somebody else's program stays
+//
+// Below the two are [Socket], with the raw rings, and [Program]. What is loaded
+// into the kernel goes with the process, however that ends.
+//
+// AF_XDP needs CAP_NET_RAW to send, and CAP_BPF and CAP_NET_ADMIN as well to
+// receive or to send in zero-copy mode; and without CAP_IPC_LOCK, a
+// RLIMIT_MEMLOCK that holds the packet memory. Receivers on the sender's own host
+// do not hear what it sends. A queue has one socket: a process that sends and
+// receives by one interface does so on different queues. What the driver drops
+// because its queue is full is given up, counted and reported; TxStats.Errors.
+//
+// # Losses
+//
 // Nothing is lost in silence. Each message is in exactly one place of the
 // ledger that TxStats describes, and a receiver counts what its socket had to
 // drop. A link that goes down keeps the messages queued and is reported as

@@ -6,6 +6,61 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Device is what a device can do, and what is attached to it.
+type Device struct {
+	Interface          string
+	Index, MTU         int
+	Driver             string
+	RxQueues, TxQueues int    // in use; 0: the driver does not tell
+	XDP, ZeroCopy      bool   // native XDP; AF_XDP in zero-copy mode
+	FeaturesKnown      bool   // whether the kernel tells those two: Linux 6.3
+	Program            uint32 // id of the attached XDP program; 0: none
+	ProgramGeneric     bool
+}
+
+// LookAtDevice tells what there is to know about a device before anything is
+// opened on it. It needs no rights.
+func LookAtDevice(name string) (d Device, err error) {
+	defer func() {
+		if err != nil {
+			err = &Error{Op: "look at the device", Interface: name, Err: err}
+		}
+	}()
+	ifi, err := findInterface(name)
+	if err != nil {
+		return d, err
+	}
+	facts, err := device(ifi.Index)
+	if err != nil {
+		return d, err
+	}
+	d = Device{
+		Interface: name, Index: ifi.Index, MTU: ifi.MTU,
+		RxQueues: facts.RxQueues, TxQueues: facts.TxQueues, FeaturesKnown: facts.FeaturesKnown,
+		XDP: facts.Features&xdpActBasic != 0, ZeroCopy: facts.Features&xdpActXSKZeroCopy != 0,
+	}
+	s := newSocket(false)
+	s.step("ask for the driver", func() error {
+		info, err := unix.IoctlGetEthtoolDrvinfo(s.fd, name)
+		if err == nil {
+			d.Driver = unix.ByteSliceToString(info.Driver[:])
+		}
+		return nil // not every device has one
+	})
+	fd, err := s.done()
+	if err != nil {
+		return d, err
+	}
+	unix.Close(fd)
+	c, err := newNlConn(unix.NETLINK_ROUTE)
+	if err != nil {
+		return d, err
+	}
+	defer c.close()
+	d.Program, d.ProgramGeneric, err = c.xdpProgram(ifi.Index)
+	return d, err
+}
+
 // generic asks a family of generic netlink, found by name.
 func (c *nlConn) generic(family string, cmd uint8, attrs func()) ([]byte, error) {
 	h := c.begin(unix.GENL_ID_CTRL, 0, unix.GENL_HDRLEN)

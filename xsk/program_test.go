@@ -192,6 +192,30 @@ func attached(tb testing.TB, e xsktest.End) (id uint32) {
 	return id
 }
 
+// TestLookAtDevice: what is found out without opening anything.
+func TestLookAtDevice(t *testing.T) {
+	_, e := twoQueues(t)
+	look := func(name string) (d Device, err error) {
+		in(t, e, func() error { d, err = LookAtDevice(name); return nil })
+		return d, err
+	}
+	d, err := look(e.Name)
+	if err != nil || d.Driver != "veth" || d.RxQueues != 2 || d.TxQueues != 2 || d.Program != 0 || d.MTU != 1500 {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if d.FeaturesKnown && d.ZeroCopy {
+		t.Errorf("%+v: veth has no zero-copy", d)
+	}
+	p := openProgram(t, e, ProgramConfig{Group: group4, FirstPort: port, GenericOnly: true})
+	d, err = look(e.Name)
+	if err != nil || d.Program != p.Info().ID || !d.ProgramGeneric {
+		t.Errorf("%+v, %v, want program %d", d, err, p.Info().ID)
+	}
+	if _, err := look("nope0"); !errors.Is(err, ErrInterface) {
+		t.Errorf("%v, want ErrInterface", err)
+	}
+}
+
 // TestPinnedMap: the program of somebody else feeds our sockets.
 func TestPinnedMap(t *testing.T) {
 	a, b := xsktest.VethPair(t)

@@ -41,8 +41,8 @@ type XDPConfig struct {
 	// Local is the source address, one of Interface. See UDPConfig.
 	Local netip.Addr
 
-	// Unicast makes a receiver take messages to the addresses of Interface
-	// too. Implied without Group. AnyLocal takes messages to any unicast
+	// Unicast makes a receiver take messages to the addresses that
+	// Interface has when it is opened, too. Implied without Group. AnyLocal takes messages to any unicast
 	// address, those to be forwarded included.
 	Unicast, AnyLocal bool
 

@@ -85,11 +85,13 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 	r.release()
 	var start time.Time
 	for {
-		if r.collect(); len(r.batch) > 0 {
-			if len(r.batch) == cap(r.batch) {
-				if r.n.Messages-r.countedAt >= countEvery {
-					r.countDrops() // there may be no quiet moment for long
-				}
+		r.collect()
+		if len(r.batch) == 0 && r.cfg.BusyPoll.Time > 0 && r.busyPoll() {
+			r.collect()
+		}
+		if len(r.batch) > 0 {
+			if r.n.Messages-r.countedAt >= countEvery {
+				r.countDrops() // there may be no quiet moment for long
 			}
 			return r.batch, nil
 		}
@@ -121,6 +123,17 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 			return nil, nil
 		}
 	}
+}
+
+// busyPoll runs the driver's polling loop for each queue, and reports whether
+// that found something.
+func (r *XDPRx) busyPoll() (found bool) {
+	for i := range r.queues {
+		receiveKick(r.queues[i].fd)
+		r.n.Syscalls++
+		found = found || r.queues[i].q.Ready() > 0
+	}
+	return found
 }
 
 // wait waits until a socket has something, Wake or Close, or d is over. A
