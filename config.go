@@ -41,8 +41,8 @@ const (
 type Link struct {
 	// Interface to send or receive on, by name. Required.
 	Interface string
-	// Group is the multicast group, IPv4 or IPv6; DefaultGroup if it is not set
-	// (for a Sender: and no Peers are).
+	// Group is the multicast group, IPv4 or IPv6; DefaultGroup if it is not set,
+	// unless a Sender has Peers, or a Receiver Unicast: then they use no group.
 	Group netip.Addr
 	// Port is the UDP port; 0 means DefaultPort.
 	Port uint16
@@ -131,6 +131,9 @@ const (
 	numPriorities
 )
 
+// minRing takes the longest record.
+const minRing = 1 << 14
+
 // Limits of a Sender.
 const (
 	MaxShards = 1024
@@ -145,7 +148,8 @@ type ReceiverConfig struct {
 	// Engines are the persistence engines that the backup has; nil means
 	// "sip", the one that Linux has.
 	Engines []string
-	// Unicast accepts messages addressed to this host as well.
+	// Unicast accepts messages addressed to this host, beside those to Group or,
+	// if that is not set, in place of them.
 	Unicast bool
 
 	// Logger is told when receiving fails and when it resumes; nil is silence.
@@ -162,6 +166,9 @@ var (
 	// ring has no room: the transmit loop or the network is slower than the
 	// producer.
 	ErrRingFull = errors.New("ring full")
+	// ErrLost says that the transport gave up messages, and that their updates
+	// are counted as dropped.
+	ErrLost = errors.New("updates were given up by the transport")
 	// ErrClosed says that the Sender or Receiver was closed.
 	ErrClosed = errors.New("closed")
 	// ErrConfig says that a configuration makes no sense.
@@ -239,6 +246,12 @@ func (c *SenderConfig) setDefaults() error {
 		return configError("Ports", "%d from port %d on go past 65535", c.Ports, c.Port)
 	case c.Watermarks.Refresh < 1 || c.Watermarks.Update < c.Watermarks.Refresh || c.Watermarks.Update > 100:
 		return configError("Watermarks", "are %d %% and %d %%, want 1 to 100, Update not below Refresh", c.Watermarks.Refresh, c.Watermarks.Update)
+	case c.RingSize < minRing:
+		return configError("RingSize", "is %d bytes, want a power of two from %d", c.RingSize, minRing)
+	case c.FlushInterval < Immediately:
+		return configError("FlushInterval", "is %v, want 0 or more, or Immediately", c.FlushInterval)
+	case c.CloseTimeout < 0:
+		return configError("CloseTimeout", "is %v, want 0 or more", c.CloseTimeout)
 	case c.Coalesce != 0 && (c.Coalesce < minWindow || c.Coalesce > maxWindow):
 		return configError("Coalesce", "is %d bytes, want %d to %d", c.Coalesce, minWindow, maxWindow)
 	case c.MaxSize != 0 && (c.MaxSize < encoder.MinMessageSize || c.MaxSize > encoder.MaxMessageSize):
@@ -248,7 +261,7 @@ func (c *SenderConfig) setDefaults() error {
 }
 
 func (c *ReceiverConfig) setDefaults() error {
-	c.Link.setDefaults(true)
+	c.Link.setDefaults(!c.Unicast)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

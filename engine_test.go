@@ -21,14 +21,17 @@ type memTx struct {
 	frames  [][]byte
 	queued  []int // lengths; frame i of the queue is frames[(out+i)%len(frames)]
 	out     int
+	size    int
 	take    func(message []byte)
 	blocked atomic.Bool
+	atOnce  atomic.Int64                    // most messages of one Flush; 0: all
+	fail    atomic.Pointer[func(int) error] // asked before each Flush, with what is queued; its error ends it
 	lost    func([]byte)
 	n       atomic.Uint64
 }
 
 func newMemTx(lost func([]byte), take func([]byte)) *memTx {
-	tx := &memTx{take: take, lost: lost}
+	tx := &memTx{take: take, lost: lost, size: encoder.DefaultMaxSize}
 	for range 8 {
 		tx.frames = append(tx.frames, make([]byte, encoder.DefaultMaxSize))
 	}
@@ -36,7 +39,7 @@ func newMemTx(lost func([]byte), take func([]byte)) *memTx {
 }
 
 func (m *memTx) frame(i int) []byte { return m.frames[(m.out+i)%len(m.frames)] }
-func (m *memTx) MaxPayload() int    { return encoder.DefaultMaxSize }
+func (m *memTx) MaxPayload() int    { return m.size }
 func (m *memTx) Pending() int       { return len(m.queued) }
 func (m *memTx) Stats() xsk.TxStats { return xsk.TxStats{Messages: m.n.Load()} }
 
@@ -44,7 +47,7 @@ func (m *memTx) Next() ([]byte, error) {
 	if len(m.queued) == len(m.frames) {
 		return nil, xsk.ErrNoFrame
 	}
-	return m.frame(len(m.queued)), nil
+	return m.frame(len(m.queued))[:m.size], nil
 }
 
 func (m *memTx) Commit(n int) {
@@ -56,12 +59,31 @@ func (m *memTx) Flush() error {
 	if m.blocked.Load() {
 		return nil // back-pressure
 	}
-	for i, n := range m.queued {
+	if fail := m.fail.Load(); fail != nil {
+		if err := (*fail)(len(m.queued)); err != nil {
+			if errors.Is(err, errBroken) {
+				m.giveUp()
+			}
+			return err
+		}
+	}
+	count := len(m.queued)
+	if most := int(m.atOnce.Load()); most > 0 {
+		count = min(count, most)
+	}
+	for i, n := range m.queued[:count] {
 		m.take(m.frame(i)[:n])
 	}
-	m.out = (m.out + len(m.queued)) % len(m.frames)
-	m.queued = m.queued[:0]
+	m.out = (m.out + count) % len(m.frames)
+	m.queued = slices.Delete(m.queued, 0, count)
 	return nil
+}
+
+func (m *memTx) giveUp() {
+	for i, n := range m.queued {
+		m.lost(m.frame(i)[:n])
+	}
+	m.queued = nil
 }
 
 func (m *memTx) Wait(time.Duration) error {
@@ -70,10 +92,7 @@ func (m *memTx) Wait(time.Duration) error {
 }
 
 func (m *memTx) Close() error {
-	for i, n := range m.queued {
-		m.lost(m.frame(i)[:n])
-	}
-	m.queued = nil
+	m.giveUp()
 	return nil
 }
 
@@ -82,7 +101,10 @@ type sink struct {
 	mu    sync.Mutex
 	conns []Conn
 	ports map[int]bool
+	mu2   sync.Mutex
 	txs   []*memTx
+	sizes []int         // MaxPayload of one transport after the other; then the default
+	empty atomic.Uint64 // messages without a record
 	n     atomic.Uint64 // records
 }
 
@@ -96,6 +118,9 @@ func (k *sink) openTx(port int, lost func([]byte)) (xsk.Tx, error) {
 		k.ports[port] = true
 		d := encoder.Decoder{}
 		d.Open(message)
+		if d.Header().Count == 0 {
+			k.empty.Add(1)
+		}
 		for {
 			var c Conn
 			reason, ok := d.Next(&c)
@@ -109,11 +134,24 @@ func (k *sink) openTx(port int, lost func([]byte)) (xsk.Tx, error) {
 			k.n.Add(1)
 		}
 	})
+	k.mu2.Lock()
+	defer k.mu2.Unlock()
+	if n := len(k.txs); n < len(k.sizes) {
+		tx.size = k.sizes[n]
+	}
 	k.txs = append(k.txs, tx)
 	return tx, nil
 }
 
+func (k *sink) tx(i int) *memTx {
+	k.mu2.Lock()
+	defer k.mu2.Unlock()
+	return k.txs[i]
+}
+
 func (k *sink) block(on bool) {
+	k.mu2.Lock()
+	defer k.mu2.Unlock()
 	for _, tx := range k.txs {
 		tx.blocked.Store(on)
 	}
@@ -256,6 +294,9 @@ func TestNoUpdateIsLeftLying(t *testing.T) {
 		for i := range uint64(5000) {
 			for range rng.IntN(3000) {
 				s.ports[0].alarm.state.Load() // a random while
+			}
+			for i%50 == 0 && s.ports[0].alarm.state.Load() != asleep {
+				runtime.Gosched()
 			}
 			c := flow(int(i), 1)
 			publish := s.Publish
@@ -473,4 +514,121 @@ func TestMessagesAreFull(t *testing.T) {
 	if st := s.Stats(); st.Messages != 6 || st.Bytes != 5*1448+8+7*36 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// Under steady back-pressure, with messages always pending, Sent goes on.
+func TestSentUnderBackPressure(t *testing.T) {
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1, RingSize: 1 << 14})
+	k.tx(0).atOnce.Store(1)
+	deadline := time.Now().Add(20 * time.Second)
+	for n, last := 0, uint64(0); last < 5000; n++ {
+		c := flow(n, 1)
+		_ = s.Publish(&c) // mostly the ring is full
+		st := s.Stats()
+		if st.Queued > 9*40 || st.Sent < last {
+			t.Fatalf("%d sent before: %+v", last, st)
+		}
+		last = st.Sent
+		if time.Now().After(deadline) {
+			t.Fatalf("%d updates offered: %+v", n, st)
+		}
+	}
+}
+
+// What the transport gives up is counted, and Flush says so.
+func TestLossIsToldByFlush(t *testing.T) {
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1, FlushInterval: time.Hour})
+	failWith := func(err error) {
+		fail := func(n int) error {
+			if n == 0 {
+				return nil
+			}
+			return err
+		}
+		k.tx(0).fail.Store(&fail)
+	}
+	publish := func(n int) {
+		for i := range n {
+			c := flow(i, 1)
+			if err := s.Publish(&c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	failWith(errBroken)
+	publish(100)
+	if err := s.Flush(t.Context()); !errors.Is(err, ErrLost) || !errors.Is(err, errBroken) {
+		t.Errorf("Flush: %v", err)
+	}
+	st := s.Stats()
+	checkSender(t, st)
+	if st.Dropped[DropTransport] != 100 || st.Sent != 0 {
+		t.Errorf("%+v", st)
+	}
+	// Too long for the interface: lost too, but the transport is opened anew.
+	failWith(errors.Join(errBroken, xsk.ErrMTU))
+	publish(10) // one message
+	if err := s.Flush(t.Context()); !errors.Is(err, ErrLost) {
+		t.Errorf("Flush: %v", err)
+	}
+	publish(50)
+	if err := s.Flush(t.Context()); err != nil {
+		t.Errorf("Flush: %v", err)
+	}
+	if st := s.Stats(); st.Sent != 50 || st.Reopened != 1 {
+		t.Errorf("%+v", st)
+	}
+	if err := s.Close(); err == nil {
+		t.Error("Close does not tell what was lost")
+	}
+	s.closeErr = nil // as expected; for the cleanup
+}
+
+// errBroken is for messages that a memTx gives up.
+var errBroken = errors.New("broken")
+
+// A device that vanishes and comes back smaller: what fits is sent, what does
+// not is counted, and no empty message leaves.
+func TestReopenWithSmallerMessages(t *testing.T) {
+	k := &sink{sizes: []int{encoder.DefaultMaxSize, 100}}
+	s := newMemSender(t, k, SenderConfig{Shards: 1})
+	gone := func(int) error { return xsk.ErrDeviceGone }
+	k.tx(0).fail.Store(&gone)
+	short, long := flow(1, 1), flow(2, 1)
+	var err error
+	if long.Options, err = long.Options.AppendPE("sip", make([]byte, 150)); err != nil {
+		t.Fatal(err)
+	}
+	const rounds = 50
+	for range rounds {
+		for _, c := range []*Conn{&short, &long} {
+			if err := s.Publish(c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ctx := t.Context()
+	if err := s.Flush(ctx); !errors.Is(err, ErrLost) {
+		t.Errorf("Flush: %v", err)
+	}
+	st := s.Stats()
+	checkSender(t, st)
+	if st.Reopened != 1 || st.Sent == 0 || st.Sent+st.Dropped[DropTransport] != 2*rounds || k.empty.Load() != 0 {
+		t.Errorf("%d empty messages: %+v", k.empty.Load(), st)
+	}
+	// It is well again, and does not spin.
+	for s.ports[0].alarm.state.Load() != asleep {
+		runtime.Gosched()
+	}
+	before := s.Stats().Ports[0].Turns
+	for busy := time.Now(); time.Since(busy) < 20*time.Millisecond; {
+		runtime.Gosched()
+	}
+	if after := s.Stats().Ports[0].Turns; after != before {
+		t.Errorf("%d turns while there was nothing to do", after-before)
+	}
+	_ = s.Close()
+	s.closeErr = nil
 }

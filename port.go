@@ -24,6 +24,8 @@ const (
 	spinTurns = 200
 	// retryInterval is how often a transport that failed is tried again.
 	retryInterval = 100 * time.Millisecond
+	// complainInterval is how often the loss of messages is logged.
+	complainInterval = time.Second
 	// congestionWait bounds a wait for the transport, so that the loop looks
 	// after its other duties.
 	congestionWait = 10 * time.Millisecond
@@ -41,29 +43,33 @@ type port struct {
 	shards  []*Shard
 	sources []source
 	alarm   alarm
-	flushes chan chan struct{}
+	flushes chan chan error
 	closing chan struct{}
 	ended   chan struct{}
 
 	// The loop's own from here on.
-	tx       xsk.Tx
-	w        encoder.Writer
-	window   *window   // where records wait to be merged; nil without coalescing
-	open     bool      // w has a message
-	direct   bool      // w has a message, and records go right into it
-	pending  bool      // a record waits, in the message or in the window
-	deadline time.Time // when it must go
-	timer    *time.Timer
-	turn     int       // source to begin the next turn with
-	idle     int       // turns without work
-	noFrame  bool      // the transport had no frame for the next message
-	down     bool      // the transport failed at the last try
-	gone     bool      // only a new transport will help
-	retryAt  time.Time // when to try again
-	sealed   uint64    // messages committed so far
-	inTx     uint64    // records of messages that the transport has not yet taken
-	waiting  []flushRequest
-	closeErr error
+	tx        xsk.Tx
+	w         encoder.Writer
+	window    *window   // where records wait to be merged; nil without coalescing
+	open      bool      // w has a message
+	direct    bool      // w has a message, and records go right into it
+	pending   bool      // a record waits, in the message or in the window
+	deadline  time.Time // when it must go
+	timer     *time.Timer
+	turn      int       // source to begin the next turn with
+	idle      int       // turns without work
+	noFrame   bool      // the transport had no frame for the next message
+	down      bool      // the transport failed at the last try
+	gone      bool      // only a new transport will help
+	retryAt   time.Time // when to try again
+	complain  time.Time // when to log again that messages are given up
+	remeasure time.Time // when to look again whether the MTU has changed
+	sealed    uint64    // messages committed so far
+	counts    []uint8   // records of each message that has not settled, at its number mod the length
+	settled   uint64    // messages that have left the transport, one way or the other
+	given     uint64    // records among them that the transport gave up, since the last settle
+	waiting   []flushRequest
+	closeErr  error
 
 	// Counters, written by the loop; see PortStats. accepted is stored before
 	// what comes of the records, and read after it, so that no reader sees more
@@ -106,25 +112,34 @@ func newPort(s *Sender, number int) (*port, error) {
 		cfg:     &s.cfg,
 		version: s.version(),
 		alarm:   newAlarm(),
-		flushes: make(chan chan struct{}, 16),
+		flushes: make(chan chan error, 16),
 		closing: make(chan struct{}),
 		ended:   make(chan struct{}),
 		timer:   time.NewTimer(time.Hour),
+		counts:  make([]uint8, 256),
 	}
 	p.timer.Stop()
 	if s.cfg.Coalesce > 0 {
 		p.window = newWindow(s.cfg.Coalesce, p.version)
 	}
-	tx, err := s.cfg.openTx(number, p.onLost)
+	tx, err := p.openTx()
 	if err != nil {
 		return nil, err
 	}
-	if tx.MaxPayload() < encoder.MinMessageSize {
-		tx.Close()
-		return nil, configError("MaxSize", "the transport takes %d bytes, want at least %d", tx.MaxPayload(), encoder.MinMessageSize)
-	}
 	p.tx, p.txNow = tx, tx
 	return p, nil
+}
+
+func (p *port) openTx() (xsk.Tx, error) {
+	tx, err := p.cfg.openTx(p.number, p.onLost)
+	if err != nil {
+		return nil, err
+	}
+	if n := tx.MaxPayload(); n < encoder.MinMessageSize {
+		tx.Close()
+		return nil, configError("MaxSize", "is %d bytes on interface %s, want at least %d: raise its MTU", n, p.cfg.Interface, encoder.MinMessageSize)
+	}
+	return tx, nil
 }
 
 // run is the transmit loop.
@@ -292,17 +307,16 @@ func (p *port) shutDown() {
 		p.sealAll()
 	}
 	err := p.tx.Close() // counts by onLost what it still had
-	p.sent.Store(p.sent.Load() + p.inTx)
-	p.inTx = 0
+	p.settle(0)
 	p.sweep()
-	for _, r := range p.waiting {
-		close(r.done)
-	}
-	p.waiting = nil
 	if n := p.unsent.Load() + p.lost.Load(); n > 0 {
 		err = errors.Join(fmt.Errorf("port %d: %d updates were not sent", p.number, n), p.lastError(), err)
 	}
 	p.closeErr = err
+	for _, r := range p.waiting {
+		r.done <- err
+	}
+	p.waiting = nil
 }
 
 // sweep counts the records that nobody will take out of the rings any more. A

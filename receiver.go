@@ -77,10 +77,14 @@ func (cfg *ReceiverConfig) openRx() (xsk.Rx, error) {
 	return xsk.OpenUDPRx(c)
 }
 
+// drainTimeout bounds how long Run goes on after its context is done, for a
+// network that never pauses.
+const drainTimeout = time.Second
+
 // Run receives until ctx is done, then returns nil; or until Close, then it
 // returns ErrClosed. It may be called once. A link that goes down and a device
 // that vanishes do not end it: it logs, and goes on when they are back. When
-// ctx is done it first handles what had already arrived.
+// ctx is done it first handles what has already arrived, for a second at most.
 func (r *Receiver) Run(ctx context.Context) error {
 	r.mu.Lock()
 	if r.ran || r.closed {
@@ -97,10 +101,14 @@ func (r *Receiver) Run(ctx context.Context) error {
 	})
 	defer stop()
 	down := false
+	var end time.Time // when to stop, once ctx is done
 	for {
 		wait := time.Duration(-1)
 		if ctx.Err() != nil {
 			wait = 0
+			if end.IsZero() {
+				end = time.Now().Add(drainTimeout)
+			}
 		}
 		batch, err := r.rx.Receive(wait)
 		for i := range batch {
@@ -125,7 +133,7 @@ func (r *Receiver) Run(ctx context.Context) error {
 			}
 			down = true
 		}
-		if wait == 0 && len(batch) == 0 {
+		if wait == 0 && (len(batch) == 0 || time.Now().After(end)) {
 			return nil
 		}
 	}

@@ -140,15 +140,16 @@ func flowHash(c *Conn) uint64 {
 }
 
 // Flush sends everything that was published before the call, without waiting
-// for messages to fill. It returns when the network has taken it, or when ctx
-// is done: then the error wraps that of ctx, and of the transport if it fails.
+// for messages to fill. It returns when the network has taken it: nil, or
+// ErrLost if the transport gave up any message meanwhile. If ctx is done before,
+// the error wraps that of ctx, and of the transport if it fails.
 func (s *Sender) Flush(ctx context.Context) error {
 	if s.closed.Load() {
 		return fmt.Errorf("flush: %w", ErrClosed)
 	}
-	done := make([]chan struct{}, len(s.ports))
+	done := make([]chan error, len(s.ports))
 	for i, p := range s.ports {
-		done[i] = make(chan struct{})
+		done[i] = make(chan error, 1)
 		select {
 		case p.flushes <- done[i]:
 		case <-p.ended:
@@ -158,16 +159,19 @@ func (s *Sender) Flush(ctx context.Context) error {
 		}
 		p.alarm.ring()
 	}
+	var errs []error
 	for i, p := range s.ports {
 		select {
-		case <-done[i]:
+		case err := <-done[i]:
+			errs = append(errs, err)
 		case <-p.ended: // Close sends everything that it can, too
-			if p.closeErr != nil {
-				return fmt.Errorf("flush: %w", p.closeErr)
-			}
+			errs = append(errs, p.closeErr)
 		case <-ctx.Done():
 			return fmt.Errorf("flush: %w", errors.Join(ctx.Err(), p.lastError()))
 		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("flush: %w", err)
 	}
 	return nil
 }

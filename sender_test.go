@@ -284,7 +284,7 @@ func TestCloseWithLinkDown(t *testing.T) {
 	a, _ := xsktest.VethPair(t)
 	var s *Sender
 	err := a.NS.Do(func() (err error) {
-		s, err = NewSender(SenderConfig{Link: Link{Interface: a.Name}, RingSize: 1 << 14, CloseTimeout: 10 * time.Millisecond})
+		s, err = NewSender(SenderConfig{Link: Link{Interface: a.Name}, Shards: 1, RingSize: 1 << 17, CloseTimeout: 10 * time.Millisecond})
 		return err
 	})
 	if err != nil {
@@ -293,7 +293,7 @@ func TestCloseWithLinkDown(t *testing.T) {
 	xsktest.SetLink(t, a, false)
 	// More than the frames of the transport and the ring can hold.
 	total, full := 0, 0
-	for total-full < 2700 || full == 0 {
+	for total-full < 6000 || full == 0 {
 		conn := flow(total, 1)
 		if err := s.Publish(&conn); errors.Is(err, ErrRingFull) {
 			full++

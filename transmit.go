@@ -2,6 +2,7 @@ package ipvsync
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/ipvsync/ipvsync/encoder"
@@ -26,10 +27,18 @@ func (p *port) message(rec []byte) bool {
 	if p.open && p.w.AppendRaw(rec) {
 		return true
 	}
-	if p.open {
+	if p.open && p.w.Count() > 0 {
 		p.seal()
 	}
-	return p.begin() && p.w.AppendRaw(rec)
+	if !p.open && !p.begin() {
+		return false
+	}
+	if !p.w.AppendRaw(rec) {
+		// It fitted when it was published: the MTU has become smaller since.
+		p.accepted.Store(p.accepted.Load() + 1)
+		p.lost.Store(p.lost.Load() + 1)
+	}
+	return true
 }
 
 // drainWindow moves what waits in the window into messages; false if the
@@ -80,7 +89,7 @@ func (p *port) sealAll() {
 	if p.window != nil && !p.drainWindow() {
 		return // without frames; the rest of the window goes on waiting
 	}
-	if p.open {
+	if p.open && p.w.Count() > 0 {
 		p.seal()
 	}
 	p.pending = false
@@ -100,10 +109,36 @@ func (p *port) commit(message []byte, records int) {
 	}
 	p.accepted.Store(p.accepted.Load() + uint64(records))
 	p.tx.Commit(len(message))
+	if p.sealed-p.settled == uint64(len(p.counts)) {
+		p.growCounts()
+	}
+	p.counts[p.sealed%uint64(len(p.counts))] = uint8(records)
 	p.sealed++
-	p.inTx += uint64(records)
 	p.messages.Store(p.messages.Load() + 1)
 	p.bytes.Store(p.bytes.Load() + uint64(len(message)))
+}
+
+// growCounts is for a transport with more frames than there is room for.
+func (p *port) growCounts() {
+	counts := make([]uint8, 2*len(p.counts))
+	for i := p.settled; i != p.sealed; i++ {
+		counts[i%uint64(len(counts))] = p.counts[i%uint64(len(p.counts))]
+	}
+	p.counts = counts
+}
+
+// settle counts the records of the messages that have left the transport, which
+// still has pending ones: they were sent, but for those that it gave up.
+func (p *port) settle(pending int) {
+	n := uint64(0)
+	for ; p.settled != p.sealed-uint64(pending); p.settled++ {
+		n += uint64(p.counts[p.settled%uint64(len(p.counts))])
+	}
+	// What is given up belongs to messages that have left, but the transport may
+	// tell before it lets go of the frames.
+	gone := min(n, p.given)
+	p.given -= gone
+	p.sent.Store(p.sent.Load() + n - gone)
 }
 
 // merged counts records that a later one of the same flow replaced.
@@ -118,7 +153,7 @@ func (p *port) onLost(message []byte) {
 	d.Open(message)
 	n := uint64(d.Header().Count)
 	p.lost.Store(p.lost.Load() + n)
-	p.inTx -= n
+	p.given += n
 }
 
 // flush hands the committed messages to the network.
@@ -133,10 +168,7 @@ func (p *port) flush() {
 		return
 	}
 	err := p.tx.Flush()
-	if p.tx.Pending() == 0 {
-		p.sent.Store(p.sent.Load() + p.inTx)
-		p.inTx = 0
-	}
+	p.settle(p.tx.Pending())
 	switch {
 	case err == nil:
 		p.recovered()
@@ -147,8 +179,23 @@ func (p *port) flush() {
 		p.failed(err)
 	default:
 		// Some messages were given up, and counted by onLost; the rest left.
-		p.setLastError(err)
-		p.cfg.Logger.Error("messages could not be sent", "port", p.number, "error", err)
+		p.recovered()
+		p.gaveUp(err)
+	}
+}
+
+// gaveUp reports, once in a while, that messages are lost. If they have become
+// too long for the interface, a new transport will make shorter ones.
+func (p *port) gaveUp(err error) {
+	p.setLastError(err)
+	now := time.Now()
+	if now.After(p.complain) {
+		p.complain = now.Add(complainInterval)
+		p.cfg.Logger.Error("messages could not be sent", "port", p.number, "error", err, "updates lost so far", p.lost.Load())
+	}
+	if errors.Is(err, xsk.ErrMTU) && now.After(p.remeasure) {
+		p.remeasure = now.Add(complainInterval)
+		p.gone = true
 	}
 }
 
@@ -184,7 +231,7 @@ func (p *port) lastError() error {
 // reopen replaces a transport whose device vanished. The open message moves to
 // the new one; what the old one still held is lost, and counted.
 func (p *port) reopen() bool {
-	tx, err := p.cfg.openTx(p.number, p.onLost)
+	tx, err := p.openTx()
 	if err != nil {
 		p.failed(err)
 		return false
@@ -196,13 +243,15 @@ func (p *port) reopen() bool {
 		p.open, p.direct = false, false
 	}
 	p.tx.Close()
+	p.settle(0)
 	p.mu.Lock()
 	p.past = p.past.Plus(p.tx.Stats())
 	p.tx, p.txNow = tx, tx
 	p.mu.Unlock()
 	p.gone = false
 	p.reopened.Store(p.reopened.Load() + 1)
-	if message == nil {
+	p.recovered()
+	if message == nil || count == 0 {
 		return true
 	}
 	p.pending = p.window != nil && p.window.left() > 0
@@ -220,7 +269,8 @@ func (p *port) reopen() bool {
 // flushRequest is a caller of Flush: satisfied when every ring has been read up
 // to its mark, and the messages sealed until then have left.
 type flushRequest struct {
-	done   chan struct{}
+	done   chan error // capacity 1
+	lost   uint64     // records lost before it
 	marks  []uint64
 	passed bool
 	sealed uint64
@@ -230,7 +280,7 @@ func (p *port) takeFlushRequests() {
 	for {
 		select {
 		case done := <-p.flushes:
-			r := flushRequest{done: done}
+			r := flushRequest{done: done, lost: p.lost.Load()}
 			for i := range p.sources {
 				r.marks = append(r.marks, p.sources[i].ring.Head())
 			}
@@ -269,7 +319,11 @@ func (p *port) answerFlushRequests() {
 			r.sealed = p.sealed + 1 // + 1: 0 means not yet
 		}
 		if r.sealed > 0 && r.sealed+uint64(p.tx.Pending()) <= p.sealed+1 {
-			close(r.done)
+			if n := p.lost.Load() - r.lost; n > 0 {
+				r.done <- fmt.Errorf("%w: %d: %w", ErrLost, n, p.lastError())
+			} else {
+				r.done <- nil
+			}
 			continue
 		}
 		rest = append(rest, r)

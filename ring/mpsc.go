@@ -198,6 +198,15 @@ func (c *Claim) Cancel() {
 // further Look may find more. A Look before any Advance lends the same records
 // again.
 func (r *MPSC) Look() Run {
+	run := r.look()
+	if len(run.b) == 0 && r.read != r.tail {
+		run = r.look() // there was nothing but skips up to the end of the block
+	}
+	return run
+}
+
+func (r *MPSC) look() Run {
+	// To the end of the block that read is in.
 	blockEnd := (r.read | r.mask) + 1
 	lap := r.lap(r.read)
 	for r.ready != blockEnd {
@@ -207,9 +216,7 @@ func (r *MPSC) Look() Run {
 		}
 		r.ready += uint64(strideOf(h))
 	}
-	run := lend(r.block, r.mask, r.read, r.ready)
-	run.wipe = true
-	return run
+	return lend(r.block, &r.read, r.ready, true)
 }
 
 // Release gives back the records of run that Advance has gone over, by one

@@ -148,14 +148,21 @@ func (r *SPSC) Publish() {
 // Release lends the same records again.
 func (r *SPSC) Look() Run {
 	head := atomic.LoadUint64(&r.head) // pairs with the store in Publish
-	return lend(r.block, r.mask, r.read, head)
+	return lend(r.block, &r.read, head, false)
 }
 
-// lend is the run from index read to index end, up to the end of the block.
-func lend(block []byte, mask, read, end uint64) Run {
-	at := read & mask
-	to := min(at+end-read, uint64(len(block)))
-	return Run{b: block[at:to:to]}
+// lend is the run from index read to index end, up to the end of the block. It
+// is empty only if there is no record at all: what is no record it goes over.
+func lend(block []byte, read *uint64, end uint64, wipe bool) Run {
+	for {
+		at := *read & uint64(len(block)-1)
+		to := min(at+end-*read, uint64(len(block)))
+		run := Run{b: block[at:to:to], wipe: wipe}
+		if _, ok := run.Peek(); ok || len(run.b) == 0 {
+			return run
+		}
+		*read += uint64(run.used)
+	}
 }
 
 // Release gives back the records of run that Advance has gone over, by one

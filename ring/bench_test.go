@@ -1,0 +1,155 @@
+package ring
+
+import (
+	"runtime"
+	"sync"
+	"testing"
+)
+
+const (
+	benchSize  = 1 << 16
+	benchBytes = 64
+	benchBatch = 32
+)
+
+// Batches of 32 records of 64 bytes, beside moving 64 bytes.
+func BenchmarkRings(b *testing.B) {
+	var src [benchBytes]byte
+	perRecord := func(b *testing.B) {
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/benchBatch, "ns/record")
+	}
+	b.Run("SPSC, one goroutine", func(b *testing.B) {
+		r := newSPSC(b, benchSize)
+		b.ReportAllocs()
+		for b.Loop() {
+			for range benchBatch {
+				*(*[benchBytes]byte)(r.Reserve(benchBytes)) = src
+			}
+			r.Publish()
+			run := r.Look()
+			for _, ok := run.Peek(); ok; _, ok = run.Peek() {
+				run.Advance()
+			}
+			r.Release(run)
+		}
+		perRecord(b)
+	})
+	b.Run("MPSC, one goroutine", func(b *testing.B) {
+		r := newMPSC(b, benchSize)
+		b.ReportAllocs()
+		for b.Loop() {
+			c, ok := r.Claim(benchBatch*FramedSize(benchBytes), benchSize)
+			if !ok {
+				b.Fatal("full")
+			}
+			for range benchBatch {
+				*(*[benchBytes]byte)(c.Reserve(benchBytes)) = src
+			}
+			c.Commit()
+			run := r.Look()
+			for _, ok := run.Peek(); ok; _, ok = run.Peek() {
+				run.Advance()
+			}
+			r.Release(run)
+		}
+		perRecord(b)
+	})
+	b.Run("SPSC, two goroutines", func(b *testing.B) {
+		r := newSPSC(b, benchSize)
+		var wg sync.WaitGroup
+		b.ReportAllocs()
+		b.ResetTimer()
+		wg.Go(func() {
+			for left := b.N * benchBatch; left > 0; {
+				run := r.Look()
+				n := 0
+				for rec, ok := run.Peek(); ok; rec, ok = run.Peek() {
+					sum += rec[0]
+					run.Advance()
+					n++
+				}
+				if n == 0 {
+					continue
+				}
+				r.Release(run)
+				left -= n
+			}
+		})
+		for range b.N {
+			for range benchBatch {
+				rec := r.Reserve(benchBytes)
+				for rec == nil {
+					rec = r.Reserve(benchBytes)
+				}
+				*(*[benchBytes]byte)(rec) = src
+			}
+			r.Publish()
+		}
+		wg.Wait()
+		perRecord(b)
+	})
+	b.Run("opponent: copy 64 bytes", func(b *testing.B) {
+		dst := make([]byte, benchSize)
+		at := 0
+		for b.Loop() {
+			for range benchBatch {
+				*(*[benchBytes]byte)(dst[at:]) = src
+				at = (at + 72) & (benchSize/2 - 1)
+			}
+		}
+		perRecord(b)
+	})
+	b.Run("opponent: channel of pointers, two goroutines", func(b *testing.B) {
+		ch := make(chan *[benchBytes]byte, benchSize/benchBytes)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for p := range ch {
+				sum += p[0]
+			}
+		})
+		b.ResetTimer()
+		for range b.N {
+			for range benchBatch {
+				ch <- &src
+			}
+		}
+		close(ch)
+		wg.Wait()
+		perRecord(b)
+	})
+	runtime.KeepAlive(sum)
+}
+
+var sum byte
+
+// Neither side allocates.
+func TestNoAllocations(t *testing.T) {
+	s, m := newSPSC(t, 4096), newMPSC(t, 4096)
+	for name, cycle := range map[string]func(){
+		"SPSC": func() {
+			for range 32 {
+				copy(s.Reserve(36), "................................")
+			}
+			s.Publish()
+			run := s.Look()
+			for _, ok := run.Peek(); ok; _, ok = run.Peek() {
+				run.Advance()
+			}
+			s.Release(run)
+		},
+		"MPSC": func() {
+			c, _ := m.Claim(FramedSize(36), 4096)
+			copy(c.Reserve(36), "................................")
+			c.Commit()
+			run := m.Look()
+			for _, ok := run.Peek(); ok; _, ok = run.Peek() {
+				run.Advance()
+			}
+			m.Release(run)
+		},
+	} {
+		if n := testing.AllocsPerRun(1000, cycle); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
