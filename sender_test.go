@@ -293,7 +293,7 @@ func TestCloseWithLinkDown(t *testing.T) {
 	xsktest.SetLink(t, a, false)
 	// More than the frames of the transport and the ring can hold.
 	total, full := 0, 0
-	for total-full < 6000 || full == 0 {
+	for total-full < 4500 || full == 0 {
 		conn := flow(total, 1)
 		if err := s.Publish(&conn); errors.Is(err, ErrRingFull) {
 			full++
