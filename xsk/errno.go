@@ -17,7 +17,8 @@ import (
 //     of ip_send_skb. Reported only with IP_RECVERR (udp_send_skb), which is
 //     why senders set it. Also: no memory for the packet.
 //   - ENOMEM: no memory for the packet or its route.
-//   - EBUSY: dropped on the way to the driver: __xsk_generic_xmit, of AF_XDP only.
+//   - EBUSY: of AF_XDP only, and there the packet is gone: the driver dropped it
+//     (__xsk_generic_xmit, NET_XMIT_DROP). TxQueue.Flush tells which one.
 func isBackPressure(e unix.Errno) bool {
 	return e == unix.EAGAIN || e == unix.ENOBUFS || e == unix.ENOMEM || e == unix.EBUSY
 }
@@ -26,7 +27,8 @@ func isBackPressure(e unix.Errno) bool {
 //
 //   - ENODEV: route look-up by an interface index that is not there:
 //     ip_route_output_key_hash_rcu; SIOCGIFFLAGS by name: dev_ioctl.
-//   - ENXIO: the socket is not bound to a device any more: xsk_sendmsg, of AF_XDP only.
+//   - ENXIO: the socket is not bound to a device any more: xsk_sendmsg, of AF_XDP
+//     only. poll says nothing then, and never wakes.
 func isDeviceGone(e unix.Errno) bool { return e == unix.ENODEV || e == unix.ENXIO }
 
 // isLinkDown reports whether the interface carries nothing for now.
