@@ -69,6 +69,7 @@ type port struct {
 	settled   uint64    // messages that have left the transport, one way or the other
 	given     uint64    // records among them that the transport gave up, since the last settle
 	waiting   []flushRequest
+	lossCause error // why the transport gave messages up, the last time
 	closeErr  error
 
 	// Counters, written by the loop; see PortStats. accepted is stored before

@@ -7,12 +7,14 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/ipvsync/ipvsync/encoder"
 	"github.com/ipvsync/ipvsync/xsk"
+	"github.com/ipvsync/ipvsync/xsk/netns"
 	"github.com/ipvsync/ipvsync/xsk/xsktest"
 )
 
@@ -277,6 +279,53 @@ func TestLinkDown(t *testing.T) {
 	xsktest.SetLink(t, a, true)
 	publish(updates)
 	c.wait()
+}
+
+// The interface gets another address: the sender opens its transport anew.
+func TestAddressReplaced(t *testing.T) {
+	a, b := xsktest.VethPair(t)
+	c := newCollector(t, 2)
+	receive(t, b, ReceiverConfig{}, c.handle)
+	// The transmit loop reopens on a thread of its own, outside the namespace.
+	cfg := SenderConfig{Link: Link{Interface: a.Name}}
+	if err := cfg.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	inside := cfg
+	cfg.OpenTx = func(port int, lost func([]byte)) (tx xsk.Tx, err error) {
+		err = a.NS.Do(func() (err error) { tx, err = inside.openTx(port, lost); return err })
+		return tx, err
+	}
+	s := send(t, a, cfg)
+	publish := func(n int) {
+		conn := flow(n, 1)
+		if err := s.Publish(&conn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(1)
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := netns.SetAddress(a.NS, a.Name, netip.PrefixFrom(netip.MustParseAddr("10.99.0.77"), 24)); err != nil {
+		t.Fatal(err)
+	}
+	// What lies in the old transport is lost with it, and Flush says so.
+	publish(2)
+	err := s.Flush(t.Context())
+	for err != nil {
+		if !errors.Is(err, ErrLost) || !strings.Contains(err.Error(), "address") {
+			t.Fatalf("Flush: %v", err)
+		}
+		publish(2)
+		err = s.Flush(t.Context())
+	}
+	c.wait()
+	if st := s.Stats(); st.Reopened == 0 || st.Transport.Messages < 2 {
+		t.Errorf("%+v", st)
+	}
+	_ = s.Close()
+	s.closeErr = nil // the loss was expected
 }
 
 // With the link down for good, Close gives up in time and counts everything.

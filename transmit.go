@@ -188,6 +188,7 @@ func (p *port) flush() {
 // too long for the interface, a new transport will make shorter ones.
 func (p *port) gaveUp(err error) {
 	p.setLastError(err)
+	p.lossCause = err
 	now := time.Now()
 	if now.After(p.complain) {
 		p.complain = now.Add(complainInterval)
@@ -242,6 +243,7 @@ func (p *port) reopen() bool {
 		message = append(message, p.w.Seal()...)
 		p.open, p.direct = false, false
 	}
+	p.lossCause = p.lastError() // if the old one still has messages
 	p.tx.Close()
 	p.settle(0)
 	p.mu.Lock()
@@ -320,7 +322,7 @@ func (p *port) answerFlushRequests() {
 		}
 		if r.sealed > 0 && r.sealed+uint64(p.tx.Pending()) <= p.sealed+1 {
 			if n := p.lost.Load() - r.lost; n > 0 {
-				r.done <- fmt.Errorf("%w: %d: %w", ErrLost, n, p.lastError())
+				r.done <- fmt.Errorf("%w: %d: %w", ErrLost, n, p.lossCause)
 			} else {
 				r.done <- nil
 			}

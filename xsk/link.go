@@ -24,8 +24,13 @@ type link struct {
 	ifr   *unix.Ifreq
 
 	// Made once, so that reporting them again and again costs nothing.
-	down, noCarrier, gone error
+	down, noCarrier, gone, noAddress, readdressed error
 }
+
+// addressPatience is how long an interface that is up may have no usable source
+// address, while IPv6 checks a new one for duplicates, before a sender that was
+// opened with another address is taken for outdated.
+const addressPatience = time.Second
 
 func newLink(op string, ifi *net.Interface) (*link, error) {
 	ifr, err := unix.NewIfreq(ifi.Name)
@@ -36,11 +41,13 @@ func newLink(op string, ifi *net.Interface) (*link, error) {
 		return &Error{Op: op, Interface: ifi.Name, Err: fmt.Errorf("%w: %s", err, why)}
 	}
 	return &link{
-		index:     uint32(ifi.Index),
-		ifr:       ifr,
-		down:      report(ErrLinkDown, "the interface is set down, set it up with: ip link set "+ifi.Name+" up"),
-		noCarrier: report(ErrLinkDown, "the interface has no carrier, check the cable and the other end"),
-		gone:      report(ErrDeviceGone, "the interface was deleted or moved to another namespace"),
+		index:       uint32(ifi.Index),
+		ifr:         ifr,
+		down:        report(ErrLinkDown, "the interface is set down, set it up with: ip link set "+ifi.Name+" up"),
+		noCarrier:   report(ErrLinkDown, "the interface has no carrier, check the cable and the other end"),
+		noAddress:   report(ErrLinkDown, "the interface is up, but has no address to send from yet"),
+		readdressed: report(ErrDeviceGone, "the interface is up, but lost the address that the sender was opened with: open it anew"),
+		gone:        report(ErrDeviceGone, "the interface was deleted or moved to another namespace"),
 	}, nil
 }
 

@@ -212,7 +212,7 @@ func (c *UDPConfig) checkMTU(ifi *net.Interface) error {
 		}
 		fits := mtu - overhead
 		if fits < 1 || c.MaxPayload > fits {
-			return fmt.Errorf("%w: %d bytes need an MTU of %d (%s), the interface has %d: lower MaxPayload to %d or raise the MTU",
+			return fmt.Errorf("%w: %d bytes need an MTU of %d (%s), the interface has %d: lower it to %d or raise the MTU",
 				ErrMTU, c.MaxPayload, c.MaxPayload+overhead, family, ifi.MTU, max(fits, 0))
 		}
 	}

@@ -100,13 +100,25 @@ func (t *UDPTx) checkLink() error {
 		// that the kernel had chosen among them must be chosen again.
 		for i := range t.dests {
 			if err := t.redial(&t.dests[i]); err != nil {
-				return t.isDown(t.link.down)
+				return t.isDown(t.noAddress(now))
 			}
 			t.useGSO(&t.dests[i], t.knowsGSO) // it may be another path now
 		}
 		t.down = false
 	}
 	return nil
+}
+
+// noAddress says what is wrong with an interface that is up, and by which no
+// route leads to a group: for a while, that it has no address yet.
+func (t *UDPTx) noAddress(now time.Time) error {
+	if t.lostAddress.IsZero() {
+		t.lostAddress = now
+	}
+	if now.Sub(t.lostAddress) > addressPatience {
+		return t.link.readdressed
+	}
+	return t.link.noAddress
 }
 
 func (t *UDPTx) isDown(err error) error {
@@ -178,6 +190,7 @@ func (t *UDPTx) flushDest(d *dest) error {
 
 // took counts the messages of the entries from…to, which the kernel took.
 func (t *UDPTx) took(d *dest, from, to int) {
+	t.lostAddress = time.Time{}
 	t.verdict(d, true)
 	var packets, segmented uint64
 	for _, n := range t.count[from:to] {
@@ -209,8 +222,10 @@ func (t *UDPTx) linkError(d *dest, errno unix.Errno) error {
 	switch {
 	case isDeviceGone(errno) && d.addr.Addr().IsMulticast():
 		return t.link.gone
-	case isLinkDown(errno), isNoRoute(errno) && d.addr.Addr().IsMulticast():
+	case isLinkDown(errno):
 		return t.link.down
+	case isNoRoute(errno) && d.addr.Addr().IsMulticast():
+		return t.noAddress(time.Now())
 	}
 	return nil
 }

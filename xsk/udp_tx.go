@@ -36,8 +36,9 @@ type UDPTx struct {
 	knowsGSO  bool   // the kernel does
 	trainMost uint32 // bytes
 
-	down      bool // the link was found down; look before sending
-	lastCheck time.Time
+	down        bool // the link was found down; look before sending
+	lastCheck   time.Time
+	lostAddress time.Time // when an interface that is up was first found without a usable address
 
 	n   TxStats // counters of the one goroutine
 	pub txCounters
