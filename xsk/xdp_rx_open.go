@@ -81,7 +81,7 @@ func OpenXDPRx(cfg XDPConfig) (_ *XDPRx, err error) {
 		r.info.ZeroCopy = r.info.ZeroCopy && q.ZeroCopy()
 		r.poll = append(r.poll, unix.PollFd{Fd: int32(q.fd), Events: unix.POLLIN})
 	}
-	r.info.WhyCopy = whyCopy(c, facts, r.info.ZeroCopy)
+	r.info.WhyCopy = whyCopy(c, facts, r.info.ZeroCopy, prog.info.Generic)
 	r.poll = append(r.poll, unix.PollFd{Fd: int32(r.event), Events: unix.POLLIN})
 	r.batch = make([]Datagram, 0, c.Batch)
 	r.lent = make([]lentFrame, 0, c.Batch)

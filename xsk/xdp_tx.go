@@ -157,7 +157,7 @@ func (t *XDPTx) openSocket(queue int) error {
 	}
 	t.q = t.socket.Tx()
 	t.info.ZeroCopy = t.socket.ZeroCopy()
-	t.info.WhyCopy = whyCopy(c, facts, t.info.ZeroCopy)
+	t.info.WhyCopy = whyCopy(c, facts, t.info.ZeroCopy, false)
 	if t.prog != nil && !t.info.ZeroCopy {
 		t.prog.Close() // in copy mode nobody needs it
 		t.prog = nil
@@ -169,10 +169,12 @@ func (t *XDPTx) openSocket(queue int) error {
 }
 
 // whyCopy explains the mode that was got.
-func whyCopy(c *XDPConfig, facts deviceFacts, zeroCopy bool) string {
+func whyCopy(c *XDPConfig, facts deviceFacts, zeroCopy, generic bool) string {
 	switch {
 	case zeroCopy || c.Mode == CopyOnly:
 		return ""
+	case generic:
+		return "the XDP program is not the driver's"
 	case facts.FeaturesKnown && facts.Features&xdpActXSKZeroCopy == 0:
 		return "the driver has no zero-copy"
 	}
