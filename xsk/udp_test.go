@@ -151,9 +151,14 @@ func TestOnlyOurs(t *testing.T) {
 	a, b := xsktest.VethPair(t)
 	a2, b2 := secondPair(t, a, b)
 	other := map[netip.Addr]netip.Addr{group4: netip.MustParseAddr("224.0.0.82"), group6: netip.MustParseAddr("ff02::82")}
+	round := uint16(0)
 	for group, otherGroup := range other {
 		for _, unicast := range []bool{false, true} {
-			cfg := UDPConfig{Group: group, Port: port, Unicast: unicast}
+			// A port of its own for each round: a unicast packet that waits for
+			// neighbour discovery may come when the next round has begun.
+			round++
+			port := port + round
+			cfg := UDPConfig{Group: group, Port: int(port), Unicast: unicast}
 			foreign := cfg
 			foreign.Group = otherGroup
 			rx := openRx(t, b, cfg)

@@ -41,7 +41,7 @@ type backupOptions struct {
 func newBackupCommand() *cobra.Command {
 	var o backupOptions
 	cmd := &cobra.Command{
-		Use:     "backup -i IF --syncid N",
+		Use:     "backup -i IF",
 		Short:   "Receive connections from masters and print them",
 		Long:    backupHelp,
 		Example: backupExample,
@@ -53,7 +53,7 @@ func newBackupCommand() *cobra.Command {
 	o.add(cmd, "SyncID of the messages to accept; 0 accepts all")
 	addFormatFlag(cmd, &o.format)
 	f := cmd.Flags()
-	f.BoolVar(&o.unicast, "unicast", false, "accept messages sent to this host's own addresses as well")
+	f.BoolVar(&o.unicast, "unicast", false, "accept messages sent to this host's own addresses as well; with --group '' only those")
 	f.Uint64Var(&o.count, "count", 0, "end after `N` records; 0 does not")
 	f.IntVar(&o.rcvBuf, "rcvbuf", 8<<20, "socket buffer in `BYTES`; more than net.core.rmem_max takes CAP_NET_ADMIN")
 	return cmd
@@ -63,6 +63,16 @@ func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) error
 	link, err := o.link()
 	if err != nil {
 		return err
+	}
+	listen := "group " + o.group.String() + ", "
+	if !o.group.IsValid() {
+		if !o.unicast {
+			return usagef("--group '' leaves nothing to listen to: add --unicast, or name a group")
+		}
+		listen = ""
+	}
+	if o.unicast {
+		listen += "unicast, "
 	}
 	link.SocketBuffer = o.rcvBuf
 	ctx, cancel := context.WithCancel(ctx)
@@ -74,7 +84,7 @@ func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) error
 	if err != nil {
 		return advise(err)
 	}
-	fmt.Fprintf(stderr, "listening on %s, group %s, port %d, %s\n", o.iface, o.group, o.port, acceptedSyncIDs(o.syncID))
+	fmt.Fprintf(stderr, "listening on %s, %sport %d, %s\n", o.iface, listen, o.port, acceptedSyncIDs(o.syncID))
 	err = r.Run(ctx)
 	if closeErr := r.Close(); err == nil {
 		err = closeErr

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -92,7 +91,7 @@ func (o *decodeOptions) run(ctx context.Context, name string, stdin io.Reader, s
 	out := bufio.NewWriterSize(stdout, 64<<10)
 	in := &input{ctx: ctx, r: stdin, flush: out.Flush, live: true}
 	if name != "-" {
-		f, err := os.Open(name)
+		f, err := openFile(ctx, name)
 		if err != nil {
 			return err
 		}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"os"
 )
 
 // input is where a command reads from. It flushes what the command has printed
@@ -16,6 +18,29 @@ type input struct {
 	chunks chan chunk    // live: from the goroutine that reads
 	free   chan struct{} // live: the last chunk has been used up
 	rest   chunk
+}
+
+// openFile is os.Open that ends when ctx does: a named pipe without a writer
+// keeps an open waiting.
+func openFile(ctx context.Context, name string) (*os.File, error) {
+	if info, err := os.Stat(name); err != nil || info.Mode()&os.ModeNamedPipe == 0 {
+		return os.Open(name)
+	}
+	type result struct {
+		f   *os.File
+		err error
+	}
+	opened := make(chan result, 1)
+	go func() {
+		f, err := os.Open(name)
+		opened <- result{f, err}
+	}()
+	select {
+	case r := <-opened:
+		return r.f, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("open %s: %w", name, ctx.Err())
+	}
 }
 
 type chunk struct {

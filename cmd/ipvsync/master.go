@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,12 +19,15 @@ const masterHelp = `Read connections, one JSON record a line, and send them to t
 
 The records are those that decode and backup print. protocol, client, virtual
 and dest must be there; what else is left out is as follows: state is
-ESTABLISHED for tcp and sctp, timeout is the default of the state, flags, fwmark
-are 0. "accepted", "reason" and "family" are ignored; "flags_raw" wins over
-"flags".
+ESTABLISHED for tcp and sctp; timeout, flags and fwmark are 0. "accepted", "reason" and "family" are ignored; "flags_raw" wins over
+"flags". A template's state is NONE, and a timeout that is left out goes as 0, for
+which a backup puts the default of the state.
 
 A line that cannot be sent is reported on stderr with its number, counted, and
-left out; with --strict it ends the command. Reading is slowed down to what the
+left out; with --strict it ends the command. What a backup would refuse, such as
+an unknown state, is sent all the same: decode and backup say what becomes of it.
+With --sync-version 0, IPv6 is a bad line, and engine data, timeout and fwmark
+stay behind, as with a kernel master. Reading is slowed down to what the
 network takes, so no record is lost on this side. A stock Linux backup has a
 small socket buffer: above some ten thousand records, slow the input down.
 
@@ -56,7 +58,7 @@ type masterOptions struct {
 func newMasterCommand() *cobra.Command {
 	var o masterOptions
 	cmd := &cobra.Command{
-		Use:     "master -i IF --syncid N",
+		Use:     "master -i IF",
 		Short:   "Send connections read as JSON lines to backups",
 		Long:    masterHelp,
 		Example: masterExample,
@@ -84,6 +86,8 @@ func (o *masterOptions) config(stderr io.Writer) (ipvsync.SenderConfig, error) {
 		return ipvsync.SenderConfig{}, err
 	case o.version > 1:
 		return ipvsync.SenderConfig{}, usagef("--sync-version %d: there are 0 and 1", o.version)
+	case o.flush < 0:
+		return ipvsync.SenderConfig{}, usagef("--flush-interval %v: want 0 or more", o.flush)
 	case o.ttl < 1 || o.ttl > 255:
 		return ipvsync.SenderConfig{}, usagef("--ttl %d: want 1 to 255", o.ttl)
 	case !o.group.IsValid() && len(o.peers) == 0:
@@ -113,7 +117,7 @@ func (o *masterOptions) run(ctx context.Context, stdin io.Reader, stderr io.Writ
 	}
 	in := &input{ctx: ctx, r: stdin, flush: func() error { return nil }, live: true}
 	if o.input != "-" {
-		f, err := os.Open(o.input)
+		f, err := openFile(ctx, o.input)
 		if err != nil {
 			return err
 		}

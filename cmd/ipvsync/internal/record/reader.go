@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/ipvsync/ipvsync/encoder"
 )
@@ -24,7 +25,16 @@ type LineError struct {
 	Err  error
 }
 
-func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
+func (e *LineError) Error() string {
+	text := e.Err.Error() // may quote what it found, which may be long
+	if len(text) > maxErrorText {
+		text = strings.ToValidUTF8(text[:maxErrorText], "") + "…"
+	}
+	return fmt.Sprintf("line %d: %s", e.Line, text)
+}
+
+// maxErrorText is the most bytes that an error shows of what is wrong.
+const maxErrorText = 300
 
 // Unwrap gives the cause.
 func (e *LineError) Unwrap() error { return e.Err }

@@ -80,3 +80,13 @@ func TestReaderDoesNotWait(t *testing.T) {
 		t.Errorf("line %d", r.Line())
 	}
 }
+
+// An error quotes no more of a line than a terminal takes.
+func TestErrorIsShort(t *testing.T) {
+	line := `{"protocol":"tcp","client":"192.0.2.1:1","virtual":"192.0.2.1:1","dest":"192.0.2.1:1","timeout":` + strings.Repeat("9", 10000) + "}"
+	var c encoder.Conn
+	err := NewReader(strings.NewReader(line)).Read(&c)
+	if err == nil || len(err.Error()) > 400 {
+		t.Errorf("%.1000v", err)
+	}
+}
