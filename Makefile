@@ -1,5 +1,6 @@
-# Everything here works on a fresh Debian machine with Go. As root, `make demo`
-# and `make test` install what they need; otherwise they name the one command.
+# Everything here works on a fresh Debian machine with Go. The demo needs nothing
+# else. What the tests need, `make test` installs as root; otherwise it names the
+# one command to run.
 
 GO          ?= go
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -21,23 +22,29 @@ build:
 demo: build
 	bin/ipvsync demo
 
-# All tests, those against stock Linux kernels included, then all but those
-# again under the race detector.
+# All tests, those against stock Linux kernels included, then all but those again
+# under the race detector, and the rings with the detection of misuse.
 test: setup
 	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m ./...
 	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -race -short ./...
+	$(GO) test -tags ringdebug -run 'Producer|Model' ./ring
+	$(GO) test -short -tags purego ./ring ./encoder .
 
 # The tests against stock Linux kernels alone.
 test-kernel: setup
-	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -v -run Kernel ./...
+	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -v ./encoder/kernellab
+	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -v -run '^TestKernel' ./...
 
 race: setup
 	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 30m -race ./...
 
 # Each fuzz target for FUZZ_COUNT inputs, or a time such as 30s.
 fuzz:
-	for target in FuzzDecode FuzzRoundTrip; do \
-		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ_COUNT) ./encoder || exit 1; \
+	set -e; for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ_COUNT) $$package; \
+		done; \
 	done
 
 bench:

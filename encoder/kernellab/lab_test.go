@@ -15,6 +15,9 @@ import (
 // TestLab runs everything that a kernel can be asked, on one guest of each kernel,
 // side by side.
 func TestLab(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short boots no guest")
+	}
 	for _, k := range Kernels {
 		t.Run(string(k), func(t *testing.T) {
 			t.Parallel()
@@ -160,6 +163,9 @@ func testMaster(t *testing.T, g *Guest) {
 
 // TestDeath checks that the end of a guest is noticed, and the reason shown.
 func TestDeath(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short boots no guest")
+	}
 	g := Boot(t, Linux61)
 	start := time.Now()
 	_, _, err := g.RunErr(t.Context(), "echo c >/proc/sysrq-trigger; sleep 100")
@@ -174,6 +180,9 @@ func TestDeath(t *testing.T) {
 
 // TestOrphan checks that a guest does not outlive a killed test process.
 func TestOrphan(t *testing.T) {
+	if testing.Short() {
+		t.Skip("-short boots no guest")
+	}
 	const child = "KERNELLAB_TEST_CHILD"
 	if os.Getenv(child) != "" {
 		g := Boot(t, Linux61)
