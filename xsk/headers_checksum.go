@@ -29,6 +29,16 @@ func sumGeneric(b []byte, sum uint64) uint64 {
 		sum += c
 		b = b[64:]
 	}
+	if len(b) >= 32 {
+		w := (*[32]byte)(b)
+		sum, c = bits.Add64(sum, native.Uint64(w[0:8]), 0)
+		sum, c = bits.Add64(sum, native.Uint64(w[8:16]), c)
+		sum, c = bits.Add64(sum, native.Uint64(w[16:24]), c)
+		sum, c = bits.Add64(sum, native.Uint64(w[24:32]), c)
+		sum, c = bits.Add64(sum, 0, c)
+		sum += c
+		b = b[32:]
+	}
 	for len(b) >= 8 {
 		sum, c = bits.Add64(sum, native.Uint64(b), 0)
 		sum += c

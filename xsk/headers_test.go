@@ -268,8 +268,9 @@ func FuzzParse(f *testing.F) {
 			r := filterOf(headConfig(v6, 0))
 			r.anyLocal = true
 			payload, src, v := r.parse(b)
-			if v >= numVerdicts || (v == verdictOK || v == verdictUnfinished) != src.IsValid() && v == verdictOK {
-				t.Fatalf("verdict %d from %s", v, src)
+			taken := v == verdictOK || v == verdictUnfinished
+			if v >= numVerdicts || taken && !src.IsValid() || !taken && payload != nil {
+				t.Fatalf("verdict %d, %d bytes from %s", v, len(payload), src)
 			}
 			if len(payload) > len(b) || cap(payload) > len(b) && len(payload) > 0 {
 				t.Fatalf("%d bytes of %d", len(payload), len(b))

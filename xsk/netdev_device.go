@@ -1,7 +1,9 @@
 package xsk
 
 import (
+	"errors"
 	"fmt"
+	"net"
 
 	"golang.org/x/sys/unix"
 )
@@ -10,6 +12,7 @@ import (
 type Device struct {
 	Interface          string
 	Index, MTU         int
+	Up                 bool
 	Driver             string
 	RxQueues, TxQueues int    // in use; 0: the driver does not tell
 	XDP, ZeroCopy      bool   // native XDP; AF_XDP in zero-copy mode
@@ -27,6 +30,10 @@ func LookAtDevice(name string) (d Device, err error) {
 		}
 	}()
 	ifi, err := findInterface(name)
+	up := err == nil
+	if errors.Is(err, ErrLinkDown) {
+		ifi, err = net.InterfaceByName(name)
+	}
 	if err != nil {
 		return d, err
 	}
@@ -35,7 +42,7 @@ func LookAtDevice(name string) (d Device, err error) {
 		return d, err
 	}
 	d = Device{
-		Interface: name, Index: ifi.Index, MTU: ifi.MTU,
+		Interface: name, Index: ifi.Index, MTU: ifi.MTU, Up: up,
 		RxQueues: facts.RxQueues, TxQueues: facts.TxQueues, FeaturesKnown: facts.FeaturesKnown,
 		XDP: facts.Features&xdpActBasic != 0, ZeroCopy: facts.Features&xdpActXSKZeroCopy != 0,
 	}

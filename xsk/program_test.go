@@ -200,7 +200,7 @@ func TestLookAtDevice(t *testing.T) {
 		return d, err
 	}
 	d, err := look(e.Name)
-	if err != nil || d.Driver != "veth" || d.RxQueues != 2 || d.TxQueues != 2 || d.Program != 0 || d.MTU != 1500 {
+	if err != nil || d.Driver != "veth" || !d.Up || d.RxQueues != 2 || d.TxQueues != 2 || d.Program != 0 || d.MTU != 1500 {
 		t.Errorf("%+v, %v", d, err)
 	}
 	if d.FeaturesKnown && d.ZeroCopy {
@@ -210,6 +210,10 @@ func TestLookAtDevice(t *testing.T) {
 	d, err = look(e.Name)
 	if err != nil || d.Program != p.Info().ID || !d.ProgramGeneric {
 		t.Errorf("%+v, %v, want program %d", d, err, p.Info().ID)
+	}
+	setLink(t, e, "down")
+	if d, err := look(e.Name); err != nil || d.Up || d.RxQueues != 2 {
+		t.Errorf("%+v, %v, want the interface to be down", d, err)
 	}
 	if _, err := look("nope0"); !errors.Is(err, ErrInterface) {
 		t.Errorf("%v, want ErrInterface", err)

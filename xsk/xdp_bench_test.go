@@ -2,6 +2,7 @@ package xsk
 
 import (
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -40,26 +41,11 @@ func BenchmarkXDPTx(b *testing.B) {
 	b.Run("bare", func(b *testing.B) {
 		near, far := xsktest.VethPair(b)
 		tx := openXDPTx(b, near, XDPConfig{Group: group4, Port: port, Mode: CopyOnly})
-		q := tx.q
-		// Fill all frames with the packet once.
-		for f := range q.pool.state {
-			buf := q.pool.bytes(uint32(f))
-			copy(buf[headerRoom:], payload)
-			h := &tx.dests[0].tmpl
-			h.seal(buf[headerRoom-h.n:headerRoom], len(payload), sum64(payload, 0))
-		}
-		start, n := headerRoom-tx.dests[0].tmpl.n, tx.dests[0].tmpl.n+len(payload)
+		q, step := tx.q, bareTx(tx, payload)
 		before, began := received(b, far), time.Now()
 		b.ResetTimer()
-		for i := 0; i < b.N; {
-			for range min(xdpBenchBatch, b.N-i) {
-				f, _, ok := q.Get()
-				if !ok || !q.Queue(f, start, n) {
-					break
-				}
-				i++
-			}
-			q.Flush(nil)
+		for i := 0; i < b.N; i += xdpBenchBatch {
+			step(xdpBenchBatch)
 		}
 		for q.Pending() > 0 {
 			q.Flush(nil)
@@ -233,5 +219,78 @@ func BenchmarkXDPBothEnds(b *testing.B) {
 			b.ReportMetric(float64(got)/took.Seconds()/1e6, "Mpps")
 			b.ReportMetric(float64(got)/float64(b.N), "arrived/op")
 		})
+	}
+}
+
+// BenchmarkXDPTxRatio sends by the bare loop and by XDPTx in turns, a slice of
+// some milliseconds each, so that a noisy machine disturbs both alike: ratio is
+// the median of bare time by XDPTx's time over pairs of slices.
+func BenchmarkXDPTxRatio(b *testing.B) {
+	payload := pattern(xdpBenchPayload)
+	for _, c := range []struct {
+		name  string
+		write bool
+		sum   UDPChecksum
+	}{{"checksum", false, ChecksumFull}, {"written", true, ChecksumFull}, {"nochecksum", false, ChecksumZero}, {"nochecksum/written", true, ChecksumZero}} {
+		b.Run(c.name, func(b *testing.B) {
+			near1, _ := xsktest.VethPair(b)
+			near2, _ := xsktest.VethPair(b)
+			bare := openXDPTx(b, near1, XDPConfig{Group: group4, Port: port})
+			tx := openXDPTx(b, near2, XDPConfig{Group: group4, Port: port, Checksum: c.sum})
+			bareStep := bareTx(bare, payload)
+			const slice = 10000
+			var ratios, bares, ours []float64
+			b.ResetTimer()
+			for done := 0; done < b.N; done += 2 * slice {
+				start := time.Now()
+				for range slice / xdpBenchBatch {
+					bareStep(xdpBenchBatch)
+				}
+				middle := time.Now()
+				for range slice / xdpBenchBatch {
+					for range xdpBenchBatch {
+						buf, err := tx.Next()
+						if err != nil {
+							b.Fatal(err)
+						}
+						if c.write {
+							copy(buf, payload)
+						}
+						tx.Commit(xdpBenchPayload)
+					}
+					_ = tx.Flush()
+				}
+				end := time.Now()
+				const n = slice / xdpBenchBatch * xdpBenchBatch
+				bares = append(bares, float64(middle.Sub(start).Nanoseconds())/n)
+				ours = append(ours, float64(end.Sub(middle).Nanoseconds())/n)
+				ratios = append(ratios, bares[len(bares)-1]/ours[len(ours)-1])
+			}
+			median := func(v []float64) float64 { slices.Sort(v); return v[len(v)/2] }
+			b.ReportMetric(median(ratios), "ratio")
+			b.ReportMetric(median(bares), "bare-ns")
+			b.ReportMetric(median(ours), "ours-ns")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// bareTx fills all frames with the packet once, and returns what sends n of them.
+func bareTx(tx *XDPTx, payload []byte) func(n int) {
+	q, h := tx.q, &tx.dests[0].tmpl
+	for f := range q.pool.state {
+		buf := q.pool.bytes(uint32(f))
+		copy(buf[headerRoom:], payload)
+		h.seal(buf[headerRoom-h.n:headerRoom], len(payload), sum64(payload, 0))
+	}
+	start, size := headerRoom-h.n, h.n+len(payload)
+	return func(n int) {
+		for range n {
+			f, _, ok := q.Get()
+			if !ok || !q.Queue(f, start, size) {
+				break
+			}
+		}
+		q.Flush(nil)
 	}
 }
