@@ -80,12 +80,12 @@
 // Below the two are [Socket], with the raw rings, and [Program]. What is loaded
 // into the kernel goes with the process, however that ends.
 //
-// AF_XDP needs CAP_NET_RAW to send, and CAP_BPF and CAP_NET_ADMIN as well to
-// receive or to send in zero-copy mode; and without CAP_IPC_LOCK, a
+// AF_XDP needs Linux 5.9, CAP_NET_RAW to send, and CAP_BPF and CAP_NET_ADMIN as
+// well to receive, or to send in zero-copy mode; and without CAP_IPC_LOCK a
 // RLIMIT_MEMLOCK that holds the packet memory. Receivers on the sender's own host
 // do not hear what it sends. A queue has one socket: a process that sends and
 // receives by one interface does so on different queues. What the driver drops
-// because its queue is full is given up, counted and reported; TxStats.Errors.
+// because its queue is full is given up, and counted in TxStats.Errors.
 //
 // # Losses
 //

@@ -18,7 +18,7 @@ func openProgram(tb testing.TB, e xsktest.End, cfg ProgramConfig) *Program {
 	tb.Helper()
 	cfg.Interface = e.Name
 	var p *Program
-	in(tb, e, func() (err error) { p, err = OpenProgram(cfg); return err })
+	mustOpen(tb, e, func() (err error) { p, err = OpenProgram(cfg); return err })
 	tb.Cleanup(func() { p.Close() })
 	return p
 }
@@ -27,7 +27,7 @@ func openSocket(tb testing.TB, e xsktest.End, cfg SocketConfig) *Socket {
 	tb.Helper()
 	cfg.Interface = e.Name
 	var s *Socket
-	in(tb, e, func() (err error) { s, err = OpenSocket(cfg); return err })
+	mustOpen(tb, e, func() (err error) { s, err = OpenSocket(cfg); return err })
 	tb.Cleanup(func() { s.Close(); s.Unmap() })
 	return s
 }

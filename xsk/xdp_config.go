@@ -25,7 +25,8 @@ type XDPConfig struct {
 	// alone get it if there is no Group. Sender only. They must be reached
 	// by Interface; routes and neighbours are those of the kernel and are
 	// followed as they change. Nothing is sent to a peer that the network
-	// does not know: what it misses is given up, and counted.
+	// does not know: what it misses is given up, and counted. Opening waits
+	// some 1.2 seconds at most for peers to be found.
 	Peers []netip.AddrPort
 
 	// TTL of multicast packets, IPv6 hop limit, 1…255. Default 1. Unicast

@@ -57,7 +57,7 @@ func (t *XDPTx) flush() error {
 	t.n.Syscalls += t.q.n.kicks - kicks
 	t.settle()
 	switch {
-	case errno == 0:
+	case errno == 0, errno == unix.EBUSY: // EBUSY: see onDrop
 	case isBackPressure(errno):
 		t.n.BackPressure++
 	case isLinkDown(errno):

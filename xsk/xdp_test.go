@@ -12,11 +12,23 @@ import (
 	"github.com/ipvsync/ipvsync/xsk/xsktest"
 )
 
+// mustOpen runs fn in the namespace of e. A kernel without AF_XDP skips the test.
+func mustOpen(tb testing.TB, e xsktest.End, fn func() error) {
+	tb.Helper()
+	err := e.NS.Do(fn)
+	if errors.Is(err, ErrUnsupported) {
+		xsktest.SkipOrFail(tb, "%v: run on a kernel with CONFIG_XDP_SOCKETS and CONFIG_BPF_SYSCALL, 5.9 or later", err)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
 func openXDPTx(tb testing.TB, e xsktest.End, cfg XDPConfig) *XDPTx {
 	tb.Helper()
 	cfg.Interface = e.Name
 	var tx *XDPTx
-	in(tb, e, func() (err error) { tx, err = OpenXDPTx(cfg); return err })
+	mustOpen(tb, e, func() (err error) { tx, err = OpenXDPTx(cfg); return err })
 	tb.Cleanup(func() { tx.Close() })
 	return tx
 }
@@ -25,7 +37,7 @@ func openXDPRx(tb testing.TB, e xsktest.End, cfg XDPConfig) *XDPRx {
 	tb.Helper()
 	cfg.Interface = e.Name
 	var rx *XDPRx
-	in(tb, e, func() (err error) { rx, err = OpenXDPRx(cfg); return err })
+	mustOpen(tb, e, func() (err error) { rx, err = OpenXDPRx(cfg); return err })
 	tb.Cleanup(func() { rx.Close() })
 	return rx
 }

@@ -136,6 +136,7 @@ type RxStats struct {
 	Coalesced   uint64 // those of Messages that came as part of a train: UDP with GRO
 
 	// Of AF_XDP, where headers are checked here: packets refused, by reason.
+	// They belong into the sum above.
 	BadLength   uint64 // lengths contradict each other or the packet
 	BadHeader   uint64 // IPv4 header checksum
 	Fragments   uint64 // part of a datagram
