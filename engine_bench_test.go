@@ -1,6 +1,7 @@
 package ipvsync
 
 import (
+	"fmt"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -18,7 +19,10 @@ import (
 const benchRing = 1 << 20
 
 // benchShard is a shard whose rings nobody empties: drain does it between turns.
-func benchShard(b testing.TB) *Shard {
+func benchShard(b testing.TB) *Shard { return benchSender(b, 1).shards[0] }
+
+// benchSender is a Sender without a transmit loop.
+func benchSender(b testing.TB, shards int) *Sender {
 	cfg := SenderConfig{RingSize: benchRing, Watermarks: Watermarks{Refresh: 100, Update: 100}}
 	cfg.OpenTx = func(int, func([]byte)) (xsk.Tx, error) { return &discard{}, nil }
 	if err := cfg.setDefaults(); err != nil {
@@ -29,11 +33,14 @@ func benchShard(b testing.TB) *Shard {
 	if err != nil {
 		b.Fatal(err)
 	}
-	sh, err := newShard(s, p)
-	if err != nil {
-		b.Fatal(err)
+	for range shards {
+		sh, err := newShard(s, p)
+		if err != nil {
+			b.Fatal(err)
+		}
+		s.shards = append(s.shards, sh)
 	}
-	return sh
+	return s
 }
 
 func drain(r sourceRing) {
@@ -92,7 +99,7 @@ func BenchmarkPublish(b *testing.B) {
 	b.Run("Sender.Publish, one goroutine", func(b *testing.B) {
 		inChunks(b, func(n int) {
 			for i := range n {
-				if sh.publishShared(&conns[i&63], Update) != nil {
+				if sh.sender.Publish(&conns[i&63]) != nil {
 					b.Fatal("refused")
 				}
 			}
@@ -151,17 +158,23 @@ func BenchmarkPublishFromTwo(b *testing.B) {
 			wg.Wait()
 		}, between)
 	}
-	sh := benchShard(b)
-	b.Run("Sender.Publish", func(b *testing.B) {
-		two(b, func(n int) {
-			for i := range n {
-				if sh.publishShared(&conns[i&63], Update) != nil {
-					b.Error("refused")
-					return
+	for _, shards := range []int{1, 2, 8, 64} {
+		s := benchSender(b, shards)
+		b.Run(fmt.Sprintf("Sender.Publish, %d shards", shards), func(b *testing.B) {
+			two(b, func(n int) {
+				for i := range n {
+					if s.Publish(&conns[i&63]) != nil {
+						b.Error("refused")
+						return
+					}
 				}
-			}
-		}, func() { drain(sh.shared) })
-	})
+			}, func() {
+				for _, sh := range s.shards {
+					drain(sh.shared)
+				}
+			})
+		})
+	}
 	b.Run("opponent: mutex and slice", func(b *testing.B) {
 		var mu sync.Mutex
 		list := make([]Conn, 0, benchRing/48)

@@ -2,6 +2,7 @@ package ipvsync
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -130,12 +131,16 @@ func (s *Sender) PublishPriority(c *Conn, p Priority) error {
 // flowHash is the xxhash of the flow's key: protocol, client and virtual
 // endpoint, as in the kernel's table (struct ip_vs_conn_param).
 func flowHash(c *Conn) uint64 {
-	var key [37]byte
+	if c.Client.Family == encoder.IPv4 {
+		var key [16]byte // whole words: what is hashed right after is loaded in such
+		binary.NativeEndian.PutUint64(key[0:], uint64(binary.NativeEndian.Uint32(c.Client.Addr[:]))<<32|uint64(binary.NativeEndian.Uint32(c.Virtual.Addr[:])))
+		binary.NativeEndian.PutUint64(key[8:], uint64(c.Client.Port)<<48|uint64(c.Virtual.Port)<<32|uint64(c.Protocol))
+		return xxhash.Sum64(key[:])
+	}
+	var key [40]byte
 	copy(key[0:16], c.Client.Addr[:])
 	copy(key[16:32], c.Virtual.Addr[:])
-	key[32], key[33] = byte(c.Client.Port>>8), byte(c.Client.Port)
-	key[34], key[35] = byte(c.Virtual.Port>>8), byte(c.Virtual.Port)
-	key[36] = byte(c.Protocol)
+	binary.NativeEndian.PutUint64(key[32:], uint64(c.Client.Port)<<48|uint64(c.Virtual.Port)<<32|uint64(c.Protocol))
 	return xxhash.Sum64(key[:])
 }
 
