@@ -83,12 +83,18 @@ func (sh *Shard) PublishBatch(conns []Conn) (n int, err error) {
 
 // PublishBatchPriority is PublishBatch with another priority than Update.
 func (sh *Shard) PublishBatchPriority(conns []Conn, p Priority) (n int, err error) {
-	for i := range conns {
-		if e := sh.reserve(&conns[i], p); e == nil {
+	for len(conns) > 0 {
+		if k := sh.reservePlain(conns, p); k > 0 {
+			n += k
+			conns = conns[k:]
+			continue
+		}
+		if e := sh.reserve(&conns[0], p); e == nil {
 			n++
 		} else if err == nil {
 			err = e
 		}
+		conns = conns[1:]
 	}
 	if n > 0 {
 		sh.own.Publish()
@@ -110,6 +116,25 @@ func (sh *Shard) reserve(c *Conn, p Priority) error {
 	}
 	return sh.reserveAny(c, p)
 }
+
+// reservePlain encodes as many of the first connections as are plain IPv4 ones and
+// find room in one piece, and returns how many.
+func (sh *Shard) reservePlain(conns []Conn, p Priority) int {
+	plain := 0
+	for plain < len(conns) && conns[plain].PlainIPv4() {
+		plain++
+	}
+	if plain == 0 || !sh.plain || sh.sender.closed.Load() {
+		return 0
+	}
+	room, n := sh.own.ReserveMany(encoder.PlainIPv4Size, plain, sh.limits[p])
+	for i := range conns[:n] {
+		encoder.PutPlainIPv4((*[encoder.PlainIPv4Size]byte)(room[i*plainStride:]), &conns[i])
+	}
+	return n
+}
+
+var plainStride = ring.FramedSize(encoder.PlainIPv4Size)
 
 func (sh *Shard) reserveAny(c *Conn, p Priority) error {
 	n := encoder.RecordSize(sh.version, c)

@@ -11,7 +11,8 @@ import (
 // testRing is what the model asks of a ring, SPSC or MPSC.
 type testRing struct {
 	name    string
-	reserve func(n int) []byte // nil: full
+	many    func(n, count int) (room []byte, got int) // nil: not offered
+	reserve func(n int) []byte                        // nil: full
 	publish func()
 	cancel  func()
 	look    func() Run
@@ -52,8 +53,8 @@ func testRings(t *testing.T, size int, start uint64) []testRing {
 		}
 	}
 	return []testRing{
-		{"SPSC", s.Reserve, s.Publish, s.Cancel, s.Look, s.Release, s.Len, s.MaxRecord()},
-		{"MPSC", func(n int) []byte {
+		{"SPSC", func(n, count int) ([]byte, int) { return s.ReserveMany(n, count, size) }, s.Reserve, s.Publish, s.Cancel, s.Look, s.Release, s.Len, s.MaxRecord()},
+		{"MPSC", nil, func(n int) []byte {
 			c, ok := m.Claim(FramedSize(n), size)
 			if !ok {
 				return nil
@@ -126,6 +127,18 @@ func model(t *testing.T, rng *rand.Rand, r testRing, size int) {
 				b[i] = byte(rng.Uint32())
 			}
 			reserved = append(reserved, bytes.Clone(b))
+			if r.many == nil || rng.IntN(2) == 0 {
+				continue
+			}
+			n = rng.IntN(64)
+			room, got := r.many(n, rng.IntN(8))
+			for i := range got {
+				b := room[i*FramedSize(n):][:n]
+				for j := range b {
+					b[j] = byte(rng.Uint32())
+				}
+				reserved = append(reserved, bytes.Clone(b))
+			}
 		case 4, 5:
 			if rng.IntN(8) == 0 {
 				r.cancel()

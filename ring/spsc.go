@@ -120,6 +120,36 @@ func (r *SPSC) reserveSlow(n, limit int) []byte {
 	return r.block[at : at+uint64(n) : at+uint64(n)]
 }
 
+// ReserveMany lends room for up to count records of n bytes each, as
+// ReserveBelow would for one after the other, and returns how many: those for
+// which there is room, and which lie in one piece. Record i begins at offset
+// i × FramedSize(n) of the room. 0 leaves it to ReserveBelow to say why.
+func (r *SPSC) ReserveMany(n, count, limit int) (room []byte, got int) {
+	if uint(n) > uint(r.MaxRecord()) {
+		return nil, 0
+	}
+	r.guard.enter()
+	stride := uint64(FramedSize(n))
+	at := r.next & r.mask
+	free := int64(r.tailSeen + uint64(min(limit, len(r.block))) - r.next)
+	if free < int64(stride)*int64(count) {
+		r.tailSeen = atomic.LoadUint64(&r.tail) // pairs with the store in Release
+		free = int64(r.tailSeen + uint64(min(limit, len(r.block))) - r.next)
+	}
+	free = min(free, int64(uint64(len(r.block))-at))
+	got = min(count, int(free/int64(stride)))
+	if got <= 0 {
+		return nil, 0
+	}
+	h := header(uint64(n), stride, 0)
+	end := at + stride*uint64(got)
+	for i := at; i < end; i += stride {
+		binary.NativeEndian.PutUint64(r.block[i:], h)
+	}
+	r.next += stride * uint64(got)
+	return r.block[at+headerSize : end : end], got
+}
+
 // Unreserve takes back the record of n bytes that was reserved last, and not
 // published yet.
 func (r *SPSC) Unreserve(n int) {
