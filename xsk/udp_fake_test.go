@@ -36,7 +36,7 @@ type fakeKernel struct {
 func newFake(t *testing.T, dests, batch int, seed uint64) (*UDPTx, *fakeKernel) {
 	ap := netip.MustParseAddrPort("10.0.0.1:8848")
 	tx := &UDPTx{cfg: UDPConfig{Batch: batch, MaxPayload: fakePayload}}
-	tx.link = &link{down: ErrLinkDown, gone: ErrDeviceGone, noCarrier: ErrLinkDown}
+	tx.link = &link{down: ErrLinkDown, gone: ErrDeviceGone, noCarrier: ErrLinkDown, noAddress: ErrLinkDown, readdressed: ErrDeviceGone}
 	tx.lastCheck = time.Now()
 	k := &fakeKernel{t: t, tx: tx, rnd: rand.New(rand.NewPCG(seed, 0)), got: make([][]byte, dests), notices: map[int][]bool{}, taboo: make([]bool, dests)}
 	for i := range dests {
