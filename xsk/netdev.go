@@ -180,6 +180,17 @@ func (c *nlConn) route(ifindex int, dst netip.Addr) (gateway, source netip.Addr,
 	}
 }
 
+// isLocal reports whether the address is one of this host, as far as the kernel
+// can tell.
+func (c *nlConn) isLocal(ifindex int, a netip.Addr) bool {
+	h := c.begin(unix.RTM_GETROUTE, 0, unix.SizeofRtMsg)
+	h[0], h[1] = familyOf(a), uint8(a.BitLen())
+	c.attrAddr(unix.RTA_DST, a)
+	c.attr32(unix.RTA_OIF, uint32(ifindex))
+	b, err := c.ask()
+	return err == nil && len(b) >= unix.SizeofRtMsg && b[7] == unix.RTN_LOCAL
+}
+
 // usable are the states of a neighbour in which its address may be used:
 // NUD_VALID of include/net/neighbour.h.
 const usable = unix.NUD_PERMANENT | unix.NUD_NOARP | unix.NUD_REACHABLE | unix.NUD_PROBE | unix.NUD_STALE | unix.NUD_DELAY

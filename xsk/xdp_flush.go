@@ -168,13 +168,13 @@ func (t *XDPTx) check() error {
 		if err := t.look(); err != nil {
 			return t.isDown(err)
 		}
-		if t.down {
-			// The kernel may have given the interface other addresses.
-			for i := range t.dests {
-				if err := t.redial(&t.dests[i]); err != nil {
-					return t.isDown(t.link.down)
-				}
+		if t.down || now.Sub(t.lastDial) >= peersInterval {
+			t.lastDial = now
+			if err := t.checkSources(now); err != nil {
+				return t.isDown(err)
 			}
+		}
+		if t.down {
 			t.down, t.lastPeers = false, time.Time{}
 		}
 		for i := range t.dests {

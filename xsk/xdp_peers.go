@@ -57,6 +57,11 @@ func (t *XDPTx) openDest(ifi *net.Interface, mac [6]byte, addr netip.AddrPort) (
 		d.head.ttl = unicastTTL
 		t.peers = true
 		t.unresolved++
+		// Made here, in the namespace of the device, wherever Flush runs.
+		if d.nudge, err = newSocket(addr.Addr().Is6()).done(); err != nil {
+			unix.Close(fd)
+			return xdpDest{}, err
+		}
 	}
 	d.tmpl = newTemplate(d.head)
 	t.sums = t.sums || !d.tmpl.zero
@@ -68,16 +73,40 @@ func (t *XDPTx) openDest(ifi *net.Interface, mac [6]byte, addr netip.AddrPort) (
 	return d, nil
 }
 
-// redial has the kernel choose the source address anew.
-func (t *XDPTx) redial(d *xdpDest) error {
-	if err := connect(d.fd, d.addr, t.info.Index); err != nil {
-		return err
+// checkSources has the kernel choose another source address where the one in use
+// is not the host's any more: AF_XDP itself would go on with it.
+func (t *XDPTx) checkSources(now time.Time) error {
+	for i := range t.dests {
+		d := &t.dests[i]
+		if t.nl.isLocal(t.info.Index, d.head.src.Addr()) || t.redial(d) {
+			continue
+		}
+		if t.unaddressed.IsZero() {
+			t.unaddressed = now
+		}
+		if now.Sub(t.unaddressed) < addressPatience {
+			return t.link.noAddress
+		}
+		return t.link.readdressed
 	}
-	if src := localAddr(d.fd); src != d.head.src && src.IsValid() {
-		d.head.src = src
-		t.remake(d)
-	}
+	t.unaddressed = time.Time{}
 	return nil
+}
+
+// redial has the kernel choose the source address of one destination anew, and
+// reports whether it found one. One that was asked for stays, and so does that of
+// IPv4, which is bound to.
+func (t *XDPTx) redial(d *xdpDest) bool {
+	if connect(d.fd, d.addr, t.info.Index) != nil {
+		return false
+	}
+	src := localAddr(d.fd)
+	if !src.IsValid() || !t.nl.isLocal(t.info.Index, src.Addr()) {
+		return false
+	}
+	d.head.src = src
+	t.remake(d)
+	return true
 }
 
 // remake makes the headers again, going on with the identification.
@@ -125,7 +154,7 @@ func (t *XDPTx) resolve(d *xdpDest) (mac [6]byte, ok bool) {
 	const settled = unix.NUD_REACHABLE | unix.NUD_PERMANENT | unix.NUD_NOARP | unix.NUD_DELAY | unix.NUD_PROBE | unix.NUD_INCOMPLETE
 	if state&settled == 0 {
 		if err := t.nl.useNeighbour(t.info.Index, hop); err != nil {
-			d.sendNudge(t.info.Index, hop)
+			d.sendNudge(t.info.Index, hop) // no CAP_NET_ADMIN
 		}
 	}
 	return mac, state&usable != 0 && mac != [6]byte{}
@@ -134,20 +163,9 @@ func (t *XDPTx) resolve(d *xdpDest) (mac [6]byte, ok bool) {
 // sendNudge sends an empty packet to the discard port (RFC 863) of the next hop
 // by an ordinary socket: the way to resolve a neighbour without CAP_NET_ADMIN.
 func (d *xdpDest) sendNudge(ifindex int, hop netip.Addr) {
-	if d.nudge < 0 {
-		s := newSocket(hop.Is6())
-		s.step("connect", func() error {
-			sa, err := sockaddr(netip.AddrPortFrom(hop, 9), ifindex)
-			if err != nil {
-				return err
-			}
-			return unix.Connect(s.fd, sa)
-		})
-		if d.nudge, _ = s.done(); d.nudge < 0 {
-			return
-		}
+	if sa, err := sockaddr(netip.AddrPortFrom(hop, 9), ifindex); err == nil && hop.Is4() == d.addr.Addr().Is4() {
+		_ = unix.Sendto(d.nudge, nil, unix.MSG_DONTWAIT, sa) // may get lost, like any packet
 	}
-	_, _ = unix.Write(d.nudge, nil) // lost, like any packet
 }
 
 // resolveAtOpen gives neighbours that are alive the time to answer, so that the

@@ -1,11 +1,13 @@
 package xsk
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
 	"time"
 
+	"github.com/ipvsync/ipvsync/xsk/netns"
 	"github.com/ipvsync/ipvsync/xsk/xsktest"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -155,9 +157,12 @@ func TestXDPNudge(t *testing.T) {
 				return err
 			}
 			defer nl.close()
-			d := xdpDest{nudge: -1}
-			d.sendNudge(ifi.Index, ip)
+			d := xdpDest{addr: netip.AddrPortFrom(ip, port)}
+			if d.nudge, err = newSocket(ip.Is6()).done(); err != nil {
+				return err
+			}
 			defer unix.Close(d.nudge)
+			d.sendNudge(ifi.Index, ip)
 			waitFor(t, func() bool {
 				_, state, err := nl.neighbour(ifi.Index, ip)
 				if err != nil {
@@ -168,4 +173,55 @@ func TestXDPNudge(t *testing.T) {
 			return nil
 		})
 	}
+}
+
+// TestXDPReaddressed: a sender notices that its source address went away, which
+// AF_XDP itself does not care about, and has to be opened anew.
+func TestXDPReaddressed(t *testing.T) {
+	a, b := xsktest.VethPair(t)
+	cfg := XDPConfig{Group: group4, Port: port}
+	rx, tx := openXDPRx(t, b, cfg), openXDPTx(t, a, cfg)
+	sendAll(t, tx, []byte("before"))
+	takeAll(t, rx, 1)
+	if err := netns.SetAddress(a.NS, a.Name, netip.MustParsePrefix("10.99.0.50/24")); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	waitFor(t, func() bool {
+		commitOne(tx, "x")
+		err = tx.Flush()
+		if err != nil && !errors.Is(err, ErrLinkDown) && !errors.Is(err, ErrDeviceGone) {
+			t.Fatal(err)
+		}
+		return errors.Is(err, ErrDeviceGone)
+	})
+	tx.Close()
+	wantXDPLedger(t, tx)
+	tx = openXDPTx(t, a, cfg)
+	for { // make room for what comes
+		batch, err := rx.Receive(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(batch) == 0 {
+			break
+		}
+	}
+	sendAll(t, tx, []byte("after"))
+	waitFor(t, func() bool {
+		batch, err := rx.Receive(time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rx.Release()
+		for _, d := range batch {
+			if string(d.Payload) == "after" {
+				if d.Src.Addr().String() != "10.99.0.50" {
+					t.Errorf("from %s", d.Src)
+				}
+				return true
+			}
+		}
+		return false
+	})
 }

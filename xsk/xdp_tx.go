@@ -40,13 +40,15 @@ type XDPTx struct {
 	peers      bool // there are unicast destinations
 	unresolved int  // so many of them have no way
 
-	mtu       int // of the interface now
-	down      bool
-	lastCheck time.Time // of the link
-	lastPeers time.Time // of routes and neighbours
-	dropSeen  bool      // the driver dropped a packet in this Flush
-	broken    error     // the kernel refuses the ring
-	closed    bool
+	mtu         int // of the interface now
+	down        bool
+	lastCheck   time.Time // of the link
+	lastPeers   time.Time // of routes and neighbours
+	lastDial    time.Time // of source addresses
+	unaddressed time.Time // since when the interface has no address to send from
+	dropSeen    bool      // the driver dropped a packet in this Flush
+	broken      error     // the kernel refuses the ring
+	closed      bool
 
 	n   TxStats
 	pub shown[TxStats]
@@ -121,6 +123,7 @@ func OpenXDPTx(cfg XDPConfig) (_ *XDPTx, err error) {
 	}
 	t.msgs = make([]xdpMessage, c.TxFrames)
 	t.lastCheck = time.Now()
+	t.lastDial = t.lastCheck
 	t.settled = t.q.ring.seen
 	t.look = t.lookAtLink
 	t.errDropped = &Error{Op: "send", Interface: ifi.Name, Err: fmt.Errorf("packets were dropped by the driver: its queue is full (%w)", unix.EBUSY)}
