@@ -89,12 +89,19 @@ func (sh *Shard) PublishBatchPriority(conns []Conn, p Priority) (n int, err erro
 			conns = conns[k:]
 			continue
 		}
-		if e := sh.reserve(&conns[0], p); e == nil {
+		e := sh.reserve(&conns[0], p)
+		conns = conns[1:]
+		if e == nil {
 			n++
-		} else if err == nil {
+			continue
+		}
+		if err == nil {
 			err = e
 		}
-		conns = conns[1:]
+		if e == ErrRingFull { // the others would find it so, too
+			sh.dropped[DropRingFull].Add(uint64(len(conns)))
+			break
+		}
 	}
 	if n > 0 {
 		sh.own.Publish()
@@ -175,8 +182,12 @@ func (sh *Shard) publishShared(c *Conn, p Priority) error {
 	return nil
 }
 
+// full is for a ring without room. A loop that naps is woken; one that is awake
+// does what it can.
 func (sh *Shard) full() error {
-	sh.alarm.ring()
+	if state := sh.alarm.state.Load(); state != awake && sh.alarm.state.CompareAndSwap(state, awake) {
+		sh.alarm.ring()
+	}
 	return sh.drop(DropRingFull, ErrRingFull)
 }
 
