@@ -89,7 +89,13 @@ func BenchmarkXDPTx(b *testing.B) {
 	run("XDPTx/written", xdp(XDPConfig{Group: group4, Port: port}), true)
 	run("XDPTx/nochecksum", xdp(XDPConfig{Group: group4, Port: port, Checksum: ChecksumZero}), false)
 	run("XDPTx/IPv6", xdp(XDPConfig{Group: group6, Port: port}), false)
-	run("UDPTx", func(b *testing.B, e xsktest.End) Tx { return openTx(b, e, UDPConfig{Group: group4, Port: port}) }, false)
+	udp := func(gso Offload) func(b *testing.B, e xsktest.End) Tx {
+		return func(b *testing.B, e xsktest.End) Tx {
+			return openTx(b, e, UDPConfig{Group: group4, Port: port, GSO: gso})
+		}
+	}
+	run("UDPTx/sendmmsg", udp(OffloadOff), false)
+	run("UDPTx/GSO", udp(OffloadAuto), false) // a train counts as one packet that arrived
 }
 
 // BenchmarkXDPRx sends a batch and receives it, in turns: rx-ns/op is the time
