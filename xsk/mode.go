@@ -1,0 +1,201 @@
+package xsk
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Mode is a way to move packets. Auto takes the first of the others, in their
+// order, that interface, kernel and rights allow.
+type Mode int
+
+// The modes, the preferred ones first.
+const (
+	ModeAuto     Mode = iota
+	ModeZeroCopy      // AF_XDP, the driver takes frames from packet memory by itself
+	ModeCopy          // AF_XDP, the kernel copies, the driver runs the XDP program
+	ModeGeneric       // AF_XDP, the kernel copies and runs the XDP program
+	ModeUDPGSO        // UDP sockets, many messages handed over as one (GSO, GRO)
+	ModeUDP           // UDP sockets, sendmmsg and recvmmsg
+	numModes
+)
+
+var modeNames = [numModes]string{"auto", "zerocopy", "copy", "generic", "udp-gso", "udp"}
+
+func (m Mode) String() string {
+	if m < 0 || m >= numModes {
+		return fmt.Sprintf("Mode(%d)", int(m))
+	}
+	return modeNames[m]
+}
+
+// ParseMode is the inverse of String.
+func ParseMode(s string) (Mode, error) {
+	for m, name := range modeNames {
+		if s == name {
+			return Mode(m), nil
+		}
+	}
+	return 0, fmt.Errorf("mode %q: want one of %s", s, strings.Join(modeNames[:], ", "))
+}
+
+// Config describes a sender or receiver whose mode is still to be chosen.
+type Config struct {
+	XDPConfig // its Mode, Generic and GenericOnly are set by the mode that is tried
+
+	// What only UDP can do, or needs. With Loop, AF_XDP cannot be used.
+	Loop           bool
+	SndBuf, RcvBuf int
+}
+
+// Choice tells which mode is in use, and why none that is preferred to it.
+type Choice struct {
+	Mode     Mode
+	Rejected []Rejection
+}
+
+// Rejection is a mode that was tried in vain.
+type Rejection struct {
+	Mode Mode
+	Err  error
+}
+
+// String is one line, for logs.
+func (c Choice) String() string {
+	s := c.Mode.String()
+	for _, r := range c.Rejected {
+		s += fmt.Sprintf("; not %s: %v", r.Mode, r.Err)
+	}
+	return s
+}
+
+// errLoop says why AF_XDP is no choice.
+var errLoop = fmt.Errorf("%w: packets of AF_XDP do not come back to this host, as Loop wants", ErrUnsupported)
+
+// OpenTx opens a sender in the mode, or for ModeAuto in the best that can be had.
+// A mode that was asked for and cannot be had is an error; so is, in any mode,
+// whatever another mode would not mend: a wrong configuration, no such interface.
+func OpenTx(mode Mode, cfg Config) (Tx, Choice, error) {
+	return choose(mode, func(m Mode) (Tx, Mode, string, error) {
+		switch m {
+		case ModeUDPGSO, ModeUDP:
+			u := cfg.udp()
+			if u.GSO = OffloadOn; m == ModeUDP {
+				u.GSO = OffloadOff
+			}
+			tx, err := OpenUDPTx(u)
+			return tx, m, "", err
+		}
+		if cfg.Loop {
+			return nil, m, "", errLoop
+		}
+		tx, err := OpenXDPTx(cfg.xdp(m))
+		if err != nil {
+			return nil, m, "", err
+		}
+		return tx, got(m, tx.Info()), tx.Info().WhyCopy, nil
+	})
+}
+
+// OpenRx is OpenTx for a receiver.
+func OpenRx(mode Mode, cfg Config) (Rx, Choice, error) {
+	return choose(mode, func(m Mode) (Rx, Mode, string, error) {
+		switch m {
+		case ModeUDPGSO, ModeUDP:
+			u := cfg.udp()
+			if u.GRO = OffloadOn; m == ModeUDP {
+				u.GRO = OffloadOff
+			}
+			rx, err := OpenUDPRx(u)
+			return rx, m, "", err
+		}
+		rx, err := OpenXDPRx(cfg.xdp(m))
+		if err != nil {
+			return nil, m, "", err
+		}
+		return rx, got(m, rx.Info()), rx.Info().WhyCopy, nil
+	})
+}
+
+// choose tries the modes in order. open returns the mode that it came to, which
+// for ModeZeroCopy, tried without insisting, may be a lesser one, and why.
+func choose[T any](mode Mode, open func(Mode) (T, Mode, string, error)) (t T, c Choice, err error) {
+	if mode < 0 || mode >= numModes {
+		return t, c, fmt.Errorf("%w: %v", ErrConfig, mode)
+	}
+	if mode != ModeAuto {
+		t, c.Mode, _, err = open(mode)
+		return t, c, err
+	}
+	for m := ModeAuto + 1; m < numModes; m++ {
+		opened, have, why, err := open(tried(m))
+		if err == nil {
+			if have != m {
+				c.Rejected = append(c.Rejected, Rejection{m, errors.New(why)})
+			}
+			c.Mode = have
+			return opened, c, nil
+		}
+		c.Rejected = append(c.Rejected, Rejection{m, err})
+		if m == numModes-1 || !anotherMayDo(err) {
+			return t, c, err
+		}
+		if m == ModeZeroCopy {
+			m = ModeCopy // it would have been content with that
+			c.Rejected = append(c.Rejected, Rejection{m, err})
+		}
+	}
+	return t, c, err
+}
+
+// preferZeroCopy is ModeZeroCopy, content with ModeCopy.
+const preferZeroCopy = numModes
+
+func tried(m Mode) Mode {
+	if m == ModeZeroCopy {
+		return preferZeroCopy
+	}
+	return m
+}
+
+// anotherMayDo says whether a failure to open is about the mode.
+func anotherMayDo(err error) bool {
+	for _, e := range []error{ErrUnsupported, ErrZeroCopy, ErrQueueBusy, ErrMemlock, ErrProgramBusy, ErrPermission, ErrBroken} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *Config) udp() UDPConfig {
+	u := c.XDPConfig.udp()
+	u.Loop, u.SndBuf, u.RcvBuf, u.Lost = c.Loop, c.SndBuf, c.RcvBuf, c.Lost
+	return u
+}
+
+func (c *Config) xdp(m Mode) XDPConfig {
+	x := c.XDPConfig
+	x.Generic, x.GenericOnly = m == ModeGeneric, m == ModeGeneric
+	switch m {
+	case ModeZeroCopy:
+		x.Mode = ZeroCopyRequired
+	case preferZeroCopy:
+		x.Mode = ZeroCopyPreferred
+	default:
+		x.Mode = CopyOnly
+	}
+	return x
+}
+
+// got is the mode that an AF_XDP socket came to.
+func got(m Mode, info XDPInfo) Mode {
+	switch {
+	case m == ModeGeneric:
+		return ModeGeneric
+	case info.ZeroCopy:
+		return ModeZeroCopy
+	}
+	return ModeCopy
+}
