@@ -85,21 +85,22 @@ func (cfg *SenderConfig) openTx(port int, lost func([]byte)) (xsk.Tx, error) {
 	c.TTL, c.Loop, c.Peers, c.SndBuf = cfg.TTL, cfg.Loop, cfg.Peers, cfg.SocketBuffer
 	c.Lost = lost
 	if c.MaxPayload == 0 {
-		c.MaxPayload = kernelMaxSize(c)
+		c.MaxPayload = DefaultMaxSize(c.Interface, c.Group, c.Peers)
 	}
 	return xsk.OpenUDPTx(c)
 }
 
-// kernelMaxSize is the message limit that a Linux master takes on the interface:
-// min(MTU, 1500) less the headers of IP and UDP (set_sync_mesg_maxlen in
-// ip_vs_sync.c). 0 if there is no such interface; opening will say so.
-func kernelMaxSize(c xsk.UDPConfig) int {
-	ifi, err := net.InterfaceByName(c.Interface)
+// DefaultMaxSize is the message limit of a Sender on the interface: that of a
+// Linux master, 1500 less the headers of IP and UDP (start_sync_thread in
+// ip_vs_sync.c), or less, so that no packet is fragmented. 0 if there is no such
+// interface.
+func DefaultMaxSize(iface string, group netip.Addr, peers []netip.AddrPort) int {
+	ifi, err := net.InterfaceByName(iface)
 	if err != nil {
 		return 0
 	}
 	overhead := xsk.Overhead4
-	if c.Group.Is6() || slices.ContainsFunc(c.Peers, func(p netip.AddrPort) bool { return p.Addr().Is6() }) {
+	if group.Is6() || slices.ContainsFunc(peers, func(p netip.AddrPort) bool { return p.Addr().Is6() }) {
 		overhead = xsk.Overhead6
 	}
 	return min(ifi.MTU, 1500) - overhead

@@ -16,7 +16,8 @@ accept, as one JSON line.
 
 What a backup would refuse is counted by reason. Counters go to stderr at the
 end, which SIGINT or SIGTERM brings about; what had arrived before is printed
-first. If stdout is too slow, the kernel drops messages, and they are counted.`
+first. With an AF_XDP mode, messages of this group and port no longer reach other
+programs on this host, a kernel backup among them. If stdout is too slow, the kernel drops messages, and they are counted.`
 
 const backupExample = `  # watch
   ipvsync backup -i eth0 --syncid 7
@@ -32,6 +33,7 @@ const backupExample = `  # watch
 
 type backupOptions struct {
 	linkFlags
+	modeFlags
 	format  format
 	unicast bool
 	count   uint64
@@ -50,7 +52,8 @@ func newBackupCommand() *cobra.Command {
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	o.add(cmd, "SyncID of the messages to accept; 0 accepts all")
+	o.linkFlags.add(cmd, "SyncID of the messages to accept; 0 accepts all")
+	o.modeFlags.add(cmd, "device queues `N,…` for AF_XDP to receive from (default all)")
 	addFormatFlag(cmd, &o.format)
 	f := cmd.Flags()
 	f.BoolVar(&o.unicast, "unicast", false, "accept messages sent to this host's own addresses as well; with --group '' only those")
@@ -78,9 +81,9 @@ func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) error
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	p := printer{w: stdout, format: o.format, left: o.count, stop: cancel}
-	r, err := ipvsync.NewReceiver(ipvsync.ReceiverConfig{
-		Link: link, SyncID: uint8(o.syncID), Unicast: o.unicast, Logger: newLogger(stderr),
-	}, p.print)
+	cfg := ipvsync.ReceiverConfig{Link: link, SyncID: uint8(o.syncID), Unicast: o.unicast, Logger: newLogger(stderr)}
+	o.receiver(&cfg, cfg.Logger)
+	r, err := ipvsync.NewReceiver(cfg, p.print)
 	if err != nil {
 		return advise(err)
 	}

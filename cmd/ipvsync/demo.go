@@ -15,7 +15,7 @@ const demoHelp = `Run a master with synthetic connections and a backup on this m
 rates, counters and a sample of the records, and say whether everything arrived.
 
 As root it uses two network namespaces of its own and a veth pair between them,
-otherwise loopback. Nothing leaves the machine; it ends by itself. The exit code
+with AF_XDP if the kernel has it, otherwise loopback. Nothing leaves the machine; it ends by itself. The exit code
 is 0 if everything arrived.`
 
 const demoExample = `  # some seconds

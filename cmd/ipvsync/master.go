@@ -46,6 +46,7 @@ const masterExample = `  # one connection, by hand
 
 type masterOptions struct {
 	linkFlags
+	modeFlags
 	ttl     int
 	version uint8
 	input   string
@@ -67,7 +68,8 @@ func newMasterCommand() *cobra.Command {
 			return o.run(cmd.Context(), cmd.InOrStdin(), cmd.ErrOrStderr())
 		},
 	}
-	o.add(cmd, "SyncID of the messages; backups with another one ignore them")
+	o.linkFlags.add(cmd, "SyncID of the messages; backups with another one ignore them")
+	o.modeFlags.add(cmd, "device queue `N` for AF_XDP to send on (default 0)")
 	f := cmd.Flags()
 	f.IntVar(&o.ttl, "ttl", ipvsync.DefaultTTL, "TTL `N` of multicast packets")
 	f.Uint8Var(&o.version, "sync-version", 1, "version of the protocol, `0|1`")
@@ -107,6 +109,7 @@ func (o *masterOptions) config(stderr io.Writer) (ipvsync.SenderConfig, error) {
 		}
 		cfg.Peers = append(cfg.Peers, ap)
 	}
+	o.sender(&cfg, cfg.Logger)
 	return cfg, nil
 }
 

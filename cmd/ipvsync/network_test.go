@@ -133,6 +133,35 @@ func TestMasterToBackups(t *testing.T) {
 	}
 }
 
+// In every mode the same comes through, and the log says which it is.
+func TestModes(t *testing.T) {
+	for _, mode := range []string{"auto", "copy", "generic", "udp-gso", "udp"} {
+		a, b := xsktest.VethPair(t)
+		backup := startBackup(t, b.NS, 2, "-i", b.Name, "--count", "2", "--mode", mode)
+		var stderr bytes.Buffer
+		if err := runIn(t.Context(), a.NS, lineA+"\n"+lineB, io.Discard, &stderr, "master", "-i", a.Name, "--mode", mode); err != nil {
+			t.Fatalf("%s: %v\n%s", mode, err, &stderr)
+		}
+		if got := backup.wait(t); got != lineA+"\n"+lineB+"\n" {
+			t.Errorf("%s: backup printed %s", mode, got)
+		}
+		say := map[string]string{"auto": `mode="copy; not zerocopy: `}[mode]
+		if say == "" {
+			say = "mode=" + mode
+		}
+		for who, log := range map[string]string{"master": stderr.String(), "backup": backup.stderr.String()} {
+			if !strings.Contains(log, say) {
+				t.Errorf("%s does not say %q:\n%s", who, say, log)
+			}
+		}
+	}
+	a, _ := xsktest.VethPair(t)
+	err := runIn(t.Context(), a.NS, "", io.Discard, io.Discard, "master", "-i", a.Name, "--mode", "zerocopy")
+	if err == nil || !strings.Contains(err.Error(), "zero-copy") {
+		t.Errorf("zero-copy on veth: %v", err)
+	}
+}
+
 func TestMasterStrict(t *testing.T) {
 	a, b := xsktest.VethPair(t)
 	backup := startBackup(t, b.NS, 1, "-i", b.Name, "--count", "1")
@@ -240,7 +269,7 @@ func TestDemo(t *testing.T) {
 	if err := run(t.Context(), []string{"demo", "--duration", "700ms", "--rate", "20000"}, nil, &out, io.Discard); err != nil {
 		t.Fatalf("%v\n%s", err, &out)
 	}
-	for _, say := range []string{"veth pair", "0.5 s", "tcp ", "accepted", "VERDICT: all "} {
+	for _, say := range []string{"veth pair", "master sends by AF_XDP, copy", "backup receives by AF_XDP, copy", "0.5 s", "tcp ", "accepted", "VERDICT: all "} {
 		if !strings.Contains(out.String(), say) {
 			t.Errorf("demo does not say %q:\n%s", say, &out)
 		}
@@ -268,6 +297,7 @@ func TestNetworkErrors(t *testing.T) {
 		{"master -i lo --group 192.0.2.1", exitError, []string{"192.0.2.1 is not multicast"}},
 		{"master -i lo --input /no/such", exitError, []string{"/no/such"}},
 		{"master -i lo --syncid 256", exitUsage, []string{"255"}},
+		{"master -i lo --mode fast", exitUsage, []string{"fast", "zerocopy"}},
 		{"demo --rate 0", exitUsage, []string{"--rate 0"}},
 		{"demo --workers 0", exitUsage, []string{"--workers 0"}},
 		{"demo --duration 0s", exitUsage, []string{"--duration 0s"}},

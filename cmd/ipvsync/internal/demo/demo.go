@@ -44,7 +44,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer p.close()
 	out := cfg.Out
 	fmt.Fprintf(out, "path: %s\n", p.name)
-	fmt.Fprintf(out, "%d workers publish updates of %d connections, %d a second in all, for %v\n\n",
+	fmt.Fprintf(out, "%d workers publish updates of %d connections, %d a second in all, for %v\n",
 		cfg.Workers, cfg.Connections, cfg.Rate, cfg.Duration)
 
 	j := newJudge()
@@ -64,6 +64,7 @@ func Run(ctx context.Context, cfg Config) error {
 		receiver.Close()
 		return fmt.Errorf("master: %w", err)
 	}
+	fmt.Fprintf(out, "master sends by %s\nbackup receives by %s\n\n", p.masterMode, p.backupMode)
 	workers := run(ctx, cfg, sender, j)
 	sendErr := sender.Close()
 	st := sender.Stats()
