@@ -174,7 +174,7 @@ func (p *port) flush() {
 		p.recovered()
 	case errors.Is(err, xsk.ErrLinkDown):
 		p.failed(err)
-	case errors.Is(err, xsk.ErrDeviceGone), errors.Is(err, xsk.ErrClosed):
+	case errors.Is(err, xsk.ErrDeviceGone), errors.Is(err, xsk.ErrBroken), errors.Is(err, xsk.ErrClosed):
 		p.gone = true
 		p.failed(err)
 	default:
