@@ -632,3 +632,75 @@ func TestReopenWithSmallerMessages(t *testing.T) {
 	_ = s.Close()
 	s.closeErr = nil
 }
+
+// A message that stayed open without a record does not hold up the next one.
+func TestEmptyOpenMessage(t *testing.T) {
+	k := &sink{sizes: []int{encoder.DefaultMaxSize, 100}}
+	s := newMemSender(t, k, SenderConfig{Shards: 1})
+	gone := func(int) error { return xsk.ErrDeviceGone }
+	k.tx(0).fail.Store(&gone)
+	short, long := flow(1, 1), flow(2, 1)
+	var err error
+	if long.Options, err = long.Options.AppendPE("sip", make([]byte, 150)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Publish(&short); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	until := func(what string, is func(SenderStats) bool) {
+		for !is(s.Stats()) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: %+v", what, s.Stats())
+			}
+			runtime.Gosched()
+		}
+	}
+	until("reopened", func(st SenderStats) bool { return st.Reopened == 1 })
+	if err := s.Publish(&long); err != nil {
+		t.Fatal(err)
+	}
+	// Lost are the long one and what lay in the old transport.
+	until("long one dropped", func(st SenderStats) bool { return st.Sent+st.Dropped[DropTransport] == 2 })
+	sent := s.Stats().Sent
+	if err := s.Publish(&short); err != nil {
+		t.Fatal(err)
+	}
+	until("sent without Flush", func(st SenderStats) bool { return st.Sent == sent+1 })
+	_ = s.Close()
+	s.closeErr = nil
+}
+
+// What was merged in a window that never left is counted, too.
+func TestMergedAtClose(t *testing.T) {
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1, Coalesce: minWindow, CloseTimeout: 20 * time.Millisecond})
+	k.block(true)
+	n := uint64(0)
+	publish := func(f int) {
+		c := flow(f, uint32(n)+1)
+		if err := s.Publish(&c); err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	// One message after the other, until the transport has no frame.
+	deadline := time.Now().Add(20 * time.Second)
+	for f := 0; s.Stats().Messages < 8; f++ {
+		publish(f)
+		for taken := n; s.Stats().Shards[0].Taken < taken || s.Stats().Messages < min(uint64(f+1), 8); {
+			if time.Now().After(deadline) {
+				t.Fatalf("%+v", s.Stats())
+			}
+			runtime.Gosched()
+		}
+	}
+	for range 1000 {
+		publish(1 << 20)
+	}
+	_ = s.Close()
+	s.closeErr = nil
+	if st := s.Stats(); st.Published != n || st.Coalesced < 900 {
+		t.Errorf("%d published: %+v", n, st)
+	}
+}

@@ -326,6 +326,7 @@ func (p *port) shutDown() {
 func (p *port) sweep() {
 	n := uint64(0)
 	if p.window != nil {
+		p.merged(p.window.takeMerged())
 		n += uint64(p.window.left())
 		p.window.reset()
 	}

@@ -25,6 +25,8 @@ func (p *port) place(rec []byte) bool {
 // message copies a record into the open message, or into the next one.
 func (p *port) message(rec []byte) bool {
 	if p.open && p.w.AppendRaw(rec) {
+		p.direct = p.window == nil
+		p.startClock() // the message may have been left open, empty
 		return true
 	}
 	if p.open && p.w.Count() > 0 {
@@ -92,7 +94,8 @@ func (p *port) sealAll() {
 	if p.open && p.w.Count() > 0 {
 		p.seal()
 	}
-	p.pending = false
+	// A message that stays open is empty: its first record starts the clock.
+	p.pending, p.direct = false, false
 }
 
 // seal commits the open message to the transport.

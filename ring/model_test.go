@@ -2,6 +2,7 @@ package ring
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -259,5 +260,80 @@ func TestClaimOfSeveral(t *testing.T) {
 	m.Release(run)
 	if want := []string{"a", "ab", "abc", "x"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What a record leaves at the beginning of a unit is never taken for a header,
+// whatever it is, and wherever in a claim the record lay.
+func TestUnitsAreWiped(t *testing.T) {
+	for size := 8; size < 120; size += 8 {
+		r := newMPSC(t, 512)
+		c, ok := r.Claim(3*FramedSize(size), 512)
+		if !ok {
+			continue
+		}
+		for range 3 {
+			b := c.Reserve(size)
+			for i := 0; i+8 <= len(b); i += 8 { // headers of the next lap, all of them
+				binary.NativeEndian.PutUint64(b[i:], header(40, 64, r.lap(512)))
+			}
+		}
+		c.Commit()
+		for { // the rest of the lap
+			rest, ok := r.Claim(8, 512)
+			if !ok {
+				break
+			}
+			rest.Commit()
+		}
+		for run := r.Look(); run.Len() > 0; run = r.Look() {
+			for _, ok := run.Peek(); ok; _, ok = run.Peek() {
+				run.Advance()
+			}
+			r.Release(run)
+		}
+		slow := 0
+		for {
+			if _, ok := r.Claim(8, 512); !ok { // never committed
+				break
+			}
+			slow++
+			if run := r.Look(); run.Len() != 0 {
+				t.Fatalf("%d bytes: after %d claims, none committed, something is there", size, slow)
+			}
+		}
+	}
+}
+
+// Limits beyond the ring, and below nothing.
+func TestLimits(t *testing.T) {
+	s, m := newSPSC(t, 256), newMPSC(t, 256)
+	if s.ReserveBelow(8, -1) != nil {
+		t.Error("SPSC: reserved below -1")
+	}
+	if _, ok := m.Claim(8, -1); ok {
+		t.Error("MPSC: claimed below -1")
+	}
+	if _, n := s.ReserveMany(8, -1, 256); n != 0 {
+		t.Error("SPSC: reserved -1 records")
+	}
+	n := 0
+	for s.ReserveBelow(24, 1<<40) != nil {
+		n++
+	}
+	if n != 8 {
+		t.Errorf("SPSC of 256 has room for %d records of 32", n)
+	}
+	s.Cancel()
+	total := 0
+	for {
+		_, got := s.ReserveMany(24, 1<<60, 1<<40)
+		if got == 0 {
+			break
+		}
+		total += got
+	}
+	if total != 8 {
+		t.Errorf("SPSC of 256 has room for %d records of 32 at once", total)
 	}
 }

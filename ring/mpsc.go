@@ -115,7 +115,7 @@ func (r *MPSC) Claim(size, limit int) (c Claim, ok bool) {
 		return Claim{}, false
 	}
 	need := (uint64(size) + claimUnit - 1) &^ (claimUnit - 1)
-	bound := uint64(min(limit, len(r.block)))
+	bound := uint64(max(min(limit, len(r.block)), 0))
 	for {
 		// The tail first: then claimed can only be too new for it, which looks
 		// like less room than there is.

@@ -95,7 +95,9 @@ func (x *Run) peekBehind() ([]byte, bool) {
 // Advance goes over the record that Peek returned.
 func (x *Run) Advance() {
 	stride := strideOf(word(x.b, x.used))
-	if stride > claimUnit && x.wipe {
+	// In an MPSC, does a unit begin inside the record? Units count from the end
+	// of the run, which is the end of a claim.
+	if x.wipe && stride > (len(x.b)-x.used-1)&(claimUnit-1)+1 {
 		x.wipeUnits(x.used, x.used+stride)
 	}
 	x.used += stride

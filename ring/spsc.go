@@ -81,6 +81,7 @@ func (r *SPSC) Reserve(n int) []byte { return r.ReserveBelow(n, len(r.block)) }
 // be in use, for records that must leave room for more important ones.
 func (r *SPSC) ReserveBelow(n, limit int) []byte {
 	r.guard.enter()
+	limit = max(min(limit, len(r.block)), 0)
 	at := r.next & r.mask
 	end := r.next + (uint64(n)+headerSize+alignment-1)&^(alignment-1)
 	// One comparison each: does it fit before the end of the block, is there
@@ -96,6 +97,7 @@ func (r *SPSC) ReserveBelow(n, limit int) []byte {
 
 func (r *SPSC) reserveSlow(n, limit int) []byte {
 	if uint(n) > uint(r.MaxRecord()) {
+		r.leaveIfEmpty()
 		return nil
 	}
 	at, need, over := r.next&r.mask, uint64(FramedSize(n)), uint64(0)
@@ -103,10 +105,10 @@ func (r *SPSC) reserveSlow(n, limit int) []byte {
 		over = rest
 	}
 	end := r.next + over + need
-	limit = min(limit, len(r.block))
 	if end-r.tailSeen > uint64(limit) {
 		r.tailSeen = atomic.LoadUint64(&r.tail) // pairs with the store in Release
 		if end-r.tailSeen > uint64(limit) {
+			r.leaveIfEmpty()
 			return nil
 		}
 	}
@@ -131,14 +133,17 @@ func (r *SPSC) ReserveMany(n, count, limit int) (room []byte, got int) {
 	r.guard.enter()
 	stride := uint64(FramedSize(n))
 	at := r.next & r.mask
-	free := int64(r.tailSeen + uint64(min(limit, len(r.block))) - r.next)
+	limit = max(min(limit, len(r.block)), 0)
+	count = min(count, len(r.block)/int(stride))
+	free := int64(r.tailSeen + uint64(limit) - r.next)
 	if free < int64(stride)*int64(count) {
 		r.tailSeen = atomic.LoadUint64(&r.tail) // pairs with the store in Release
-		free = int64(r.tailSeen + uint64(min(limit, len(r.block))) - r.next)
+		free = int64(r.tailSeen + uint64(limit) - r.next)
 	}
 	free = min(free, int64(uint64(len(r.block))-at))
 	got = min(count, int(free/int64(stride)))
 	if got <= 0 {
+		r.leaveIfEmpty()
 		return nil, 0
 	}
 	h := header(uint64(n), stride, 0)
@@ -154,6 +159,11 @@ func (r *SPSC) ReserveMany(n, count, limit int) (room []byte, got int) {
 // published yet.
 func (r *SPSC) Unreserve(n int) {
 	r.next -= uint64(FramedSize(n))
+	r.leaveIfEmpty()
+}
+
+// leaveIfEmpty lets the ring change hands when nothing is reserved.
+func (r *SPSC) leaveIfEmpty() {
 	if r.next == r.head {
 		r.guard.leave()
 	}
