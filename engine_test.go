@@ -662,6 +662,9 @@ func TestEmptyOpenMessage(t *testing.T) {
 	}
 	// Lost are the long one and what lay in the old transport.
 	until("long one dropped", func(st SenderStats) bool { return st.Sent+st.Dropped[DropTransport] == 2 })
+	for s.ports[0].alarm.state.Load() != asleep {
+		runtime.Gosched()
+	}
 	sent := s.Stats().Sent
 	if err := s.Publish(&short); err != nil {
 		t.Fatal(err)

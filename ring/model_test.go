@@ -267,41 +267,54 @@ func TestClaimOfSeveral(t *testing.T) {
 // whatever it is, and wherever in a claim the record lay.
 func TestUnitsAreWiped(t *testing.T) {
 	for size := 8; size < 120; size += 8 {
-		r := newMPSC(t, 512)
-		c, ok := r.Claim(3*FramedSize(size), 512)
+		for committed := range 8 {
+			wiped(t, size, committed)
+		}
+	}
+}
+
+func wiped(t *testing.T, size, committed int) {
+	r := newMPSC(t, 512)
+	c, ok := r.Claim(3*FramedSize(size), 512)
+	if !ok {
+		return
+	}
+	for range 3 {
+		b := c.Reserve(size)
+		for i := 0; i+8 <= len(b); i += 8 { // headers of the next lap, all of them
+			binary.NativeEndian.PutUint64(b[i:], header(40, 64, r.lap(512)))
+		}
+	}
+	c.Commit()
+	for { // the rest of the lap
+		rest, ok := r.Claim(8, 512)
 		if !ok {
-			continue
+			break
 		}
-		for range 3 {
-			b := c.Reserve(size)
-			for i := 0; i+8 <= len(b); i += 8 { // headers of the next lap, all of them
-				binary.NativeEndian.PutUint64(b[i:], header(40, 64, r.lap(512)))
-			}
+		rest.Commit()
+	}
+	for run := r.Look(); run.Len() > 0; run = r.Look() {
+		for _, ok := run.Peek(); ok; _, ok = run.Peek() {
+			run.Advance()
 		}
+		r.Release(run)
+	}
+	for range committed {
+		c, _ := r.Claim(FramedSize(8), 512)
+		c.Reserve(8)
 		c.Commit()
-		for { // the rest of the lap
-			rest, ok := r.Claim(8, 512)
-			if !ok {
-				break
-			}
-			rest.Commit()
-		}
-		for run := r.Look(); run.Len() > 0; run = r.Look() {
-			for _, ok := run.Peek(); ok; _, ok = run.Peek() {
-				run.Advance()
-			}
-			r.Release(run)
-		}
-		slow := 0
-		for {
-			if _, ok := r.Claim(8, 512); !ok { // never committed
-				break
-			}
-			slow++
-			if run := r.Look(); run.Len() != 0 {
-				t.Fatalf("%d bytes: after %d claims, none committed, something is there", size, slow)
-			}
-		}
+	}
+	if _, ok := r.Claim(8, 512); !ok { // and never commit it
+		t.Fatal("an empty ring is full")
+	}
+	n := 0
+	run := r.Look()
+	for _, ok := run.Peek(); ok; _, ok = run.Peek() {
+		run.Advance()
+		n++
+	}
+	if n != committed {
+		t.Errorf("records of %d bytes before: %d records are committed, %d are there", size, committed, n)
 	}
 }
 
