@@ -83,7 +83,9 @@ func (m *memTx) giveUp() {
 	for i, n := range m.queued {
 		m.lost(m.frame(i)[:n])
 	}
-	m.queued = nil
+	// The buffer that is lent stays where it is.
+	m.out = (m.out + len(m.queued)) % len(m.frames)
+	m.queued = m.queued[:0]
 }
 
 func (m *memTx) Wait(time.Duration) error {

@@ -184,6 +184,9 @@ func (p *port) flush() {
 		// Some messages were given up, and counted by onLost; the rest left.
 		p.recovered()
 		p.gaveUp(err)
+		if p.gone && p.tx.Pending() == 0 {
+			p.reopen() // at once, before more is committed to the old one
+		}
 	}
 }
 
