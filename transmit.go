@@ -235,23 +235,29 @@ func (p *port) lastError() error {
 	return p.lastErr
 }
 
-// reopen replaces a transport whose device vanished. The open message moves to
-// the new one; what the old one still held is lost, and counted.
+// reopen replaces a transport whose device vanished. The old one goes first: it
+// may hold what the new one needs, such as a device queue. What it still held is
+// lost, and counted. The open message moves to the new one, if there is one at
+// once.
 func (p *port) reopen() bool {
+	var message []byte
+	count := 0
+	if p.open {
+		count = p.w.Count()
+		message = append(message, p.w.Seal()...)
+		p.open, p.direct = false, false
+		p.pending = p.window != nil && p.window.left() > 0
+	}
+	p.lossCause = p.lastError()
+	p.tx.Close() // more than once, if the new one keeps failing
+	p.settle(0)
 	tx, err := p.openTx()
 	if err != nil {
+		p.accepted.Store(p.accepted.Load() + uint64(count))
+		p.lost.Store(p.lost.Load() + uint64(count))
 		p.failed(err)
 		return false
 	}
-	var message []byte
-	count := p.w.Count()
-	if p.open {
-		message = append(message, p.w.Seal()...)
-		p.open, p.direct = false, false
-	}
-	p.lossCause = p.lastError() // if the old one still has messages
-	p.tx.Close()
-	p.settle(0)
 	p.mu.Lock()
 	p.past = p.past.Plus(p.tx.Stats())
 	p.tx, p.txNow = tx, tx
@@ -262,7 +268,6 @@ func (p *port) reopen() bool {
 	if message == nil || count == 0 {
 		return true
 	}
-	p.pending = p.window != nil && p.window.left() > 0
 	buf, err := tx.Next()
 	if err != nil || len(buf) < len(message) {
 		p.accepted.Store(p.accepted.Load() + uint64(count))

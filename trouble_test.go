@@ -203,3 +203,45 @@ func TestMergedAtClose(t *testing.T) {
 		t.Errorf("%d published: %+v", n, st)
 	}
 }
+
+// closingTx notes that it was closed.
+type closingTx struct {
+	*memTx
+	closed bool
+}
+
+func (c *closingTx) Close() error {
+	c.closed = true
+	return c.memTx.Close()
+}
+
+// The old transport is closed before the new one is opened: an AF_XDP queue has
+// room for one.
+func TestReopenNeedsTheQueue(t *testing.T) {
+	k := &sink{}
+	var old *closingTx
+	s, err := NewSender(SenderConfig{Shards: 1, OpenTx: func(port int, lost func([]byte)) (xsk.Tx, error) {
+		if old != nil && !old.closed {
+			return nil, xsk.ErrQueueBusy
+		}
+		tx, err := k.openTx(port, lost)
+		old = &closingTx{memTx: tx.(*memTx)}
+		return old, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := func(int) error { return xsk.ErrBroken }
+	k.tx(0).fail.Store(&gone)
+	deadline := time.Now().Add(20 * time.Second)
+	for n := 0; s.Stats().Sent == 0; n++ {
+		c := flow(n, 1)
+		_ = s.Publish(&c)
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", s.Stats())
+		}
+		runtime.Gosched()
+	}
+	_ = s.Close()
+	checkSender(t, s.Stats())
+}
