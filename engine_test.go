@@ -128,12 +128,17 @@ func TestNoUpdateIsLeftLying(t *testing.T) {
 		s := newMemSender(t, k, SenderConfig{Shards: 2, FlushInterval: interval})
 		rng := rand.New(rand.NewPCG(seed, 0))
 		deadline := time.Now().Add(time.Minute)
+		slept := uint64(0)
 		for i := range uint64(5000) {
 			for range rng.IntN(3000) {
 				s.ports[0].alarm.state.Load() // a random while
 			}
-			for i%50 == 0 && s.ports[0].alarm.state.Load() != asleep {
+			// Now and then it must really sleep, not only be about to.
+			for i%50 == 0 && (s.ports[0].alarm.state.Load() != asleep || s.ports[0].sleeps.Load() == slept) {
 				runtime.Gosched()
+			}
+			if i%50 == 0 {
+				slept = s.ports[0].sleeps.Load()
 			}
 			c := flow(int(i), 1)
 			publish := s.Publish
