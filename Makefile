@@ -11,10 +11,11 @@ PACKAGES    := qemu-system-x86 busybox-static ipvsadm iproute2 nftables cpio kmo
 
 FUZZ_COUNT  ?= 10000000x
 BENCH_TIME  ?= 1s
+SOAK_TIME   ?= 10m
 # As root a test that cannot run is a failure, not a skip.
 REQUIRE     ?= $(if $(filter 0,$(shell id -u)),1,)
 
-.PHONY: build demo test test-kernel race fuzz bench lint clean setup
+.PHONY: build demo test test-kernel race soak fuzz bench lint clean setup
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ipvsync ./cmd/ipvsync
@@ -37,6 +38,11 @@ test-kernel: setup
 
 race: setup
 	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 30m -race ./...
+
+# AF_XDP at full rate for SOAK_TIME, with links that flap and devices that vanish:
+# nothing may be lost but what the counters say. `make test` has it for seconds.
+soak:
+	XSK_SOAK=$(SOAK_TIME) IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 24h -count 1 -v -run '^TestXDPSoak$$' ./xsk
 
 # Each fuzz target for FUZZ_COUNT inputs, or a time such as 30s.
 fuzz:
