@@ -1,0 +1,355 @@
+package ipvsync
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ipvsync/ipvsync/encoder"
+)
+
+// checkResync holds the law of ResyncStats.
+func checkResync(t *testing.T, st ResyncStats) {
+	t.Helper()
+	if st.Records != st.Sent+st.Refused+st.Lost+st.Unconfirmed {
+		t.Errorf("records are missing: %+v", st)
+	}
+}
+
+// mixed is n connections of both families, some with options.
+func mixed(t *testing.T, n int) []Conn {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(1, uint64(n)))
+	conns := make([]Conn, n)
+	for i := range conns {
+		conns[i] = flow(i, uint32(i)+1)
+		switch rng.IntN(4) {
+		case 0:
+			conns[i] = flow6(i, uint32(i)+1)
+		case 1:
+			conns[i].Flags |= encoder.FlagTemplate
+			conns[i].State = encoder.TemplateNone
+			var err error
+			if conns[i].Options, err = conns[i].Options.AppendPE("sip", make([]byte, 1+rng.IntN(255))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return conns
+}
+
+// Everything arrives, unchanged and in order, also where the records of a
+// message differ in length and the iterator lends the bytes of options.
+func TestResync(t *testing.T) {
+	for _, tc := range []struct {
+		name          string
+		shards, ports int
+		conns         []Conn
+	}{
+		{"nothing", 1, 1, nil},
+		{"one", 1, 1, []Conn{flow(1, 1)}},
+		{"a message and one", 1, 1, benchConns(41)},
+		{"plain", 2, 1, benchConns(5000)},
+		{"mixed", 1, 1, mixed(t, 5000)},
+		{"mixed over ports", 4, 2, mixed(t, 5000)},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			k := &sink{}
+			s := newMemSender(t, k, SenderConfig{Shards: tc.shards, Ports: tc.ports})
+			lent := func(yield func(Conn) bool) {
+				var room encoder.Options
+				for _, c := range tc.conns {
+					room = append(room[:0], c.Options...)
+					c.Options = room
+					if !yield(c) {
+						return
+					}
+					clear(room)
+				}
+			}
+			st, err := Resync(t.Context(), s, lent, ResyncConfig{Rate: 1e9})
+			checkResync(t, st)
+			if err != nil || st.Sent != uint64(len(tc.conns)) || st.Repeated != 0 {
+				t.Fatalf("%+v, %v", st, err)
+			}
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			if len(k.conns) != len(tc.conns) {
+				t.Fatalf("%d records arrived of %d", len(k.conns), len(tc.conns))
+			}
+			got := k.conns
+			if tc.shards > 1 { // of different flows the order is free
+				got = slices.Clone(got)
+				slices.SortFunc(got, func(a, b Conn) int { return int(a.Timeout) - int(b.Timeout) })
+			}
+			want := slices.Clone(tc.conns)
+			slices.SortStableFunc(want, func(a, b Conn) int { return int(a.Timeout) - int(b.Timeout) })
+			for i := range got {
+				if !got[i].Equal(&want[i]) {
+					t.Fatalf("record %d is %v, want %v", i, &got[i], &want[i])
+				}
+			}
+			// A message that the next record would not have fitted is thought to end,
+			// but the Sender goes on filling it if a shorter one comes.
+			if sent := s.Stats().Messages; tc.shards == 1 && (st.Messages < sent || st.Messages > sent+sent/20) {
+				t.Errorf("%d messages counted, %d sent", st.Messages, sent)
+			}
+		})
+	}
+}
+
+// The schedule over any sequence of delays: a message never leaves before its
+// time, late ones catch up, and in no span of time do more leave than the rate and
+// one burst allow.
+func TestPace(t *testing.T) {
+	const perMessage = 40
+	for _, tc := range []struct{ rate, burst int }{{20000, 16}, {1, 1}, {7, 3}, {1e9, 1024}, {333333, 1}} {
+		rng := rand.New(rand.NewPCG(uint64(tc.rate), uint64(tc.burst)))
+		start := time.Now()
+		now := start
+		p := newPace(now, tc.rate, tc.burst, perMessage)
+		message := p.span(perMessage)
+		var left []time.Time
+		for range 2000 {
+			if due := p.next(now); due.After(now) {
+				now = due // the wait
+			}
+			left = append(left, now)
+			p.sent(perMessage)
+			switch rng.IntN(10) { // what sending took, or a stall
+			case 0:
+				now = now.Add(time.Duration(rng.Int64N(int64(message)*3 + 1)))
+			case 1:
+				now = now.Add(time.Duration(tc.burst) * message * 2)
+			}
+		}
+		for i := range left {
+			for j := i; j < min(len(left), i+3*tc.burst+10); j++ {
+				// One more at the end of the span, and rounding of a nanosecond a message.
+				allowed := tc.burst + int((left[j].Sub(left[i])+time.Duration(j-i))/max(message, 1)) + 1
+				if n := j - i + 1; n > allowed {
+					t.Fatalf("rate %d, burst %d: %d messages in %v, at most %d", tc.rate, tc.burst, n, left[j].Sub(left[i]), allowed)
+				}
+			}
+		}
+	}
+	// Nobody late: after any number of records the schedule is where it should be.
+	p := newPace(time.Time{}, 333333, 1, perMessage)
+	for range 1_000_000 {
+		p.sent(perMessage)
+	}
+	if got, want := p.next(time.Time{}).Sub(time.Time{}), time.Duration(1_000_000*perMessage)*time.Second/333333; got != want {
+		t.Errorf("after 40 million records the schedule is at %v, want %v", got, want)
+	}
+}
+
+// No more than a burst is ever published without a Flush, whatever the rate.
+func TestResyncBurst(t *testing.T) {
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1})
+	s.Publish(new(benchConns(1)[0]))
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const burst = 3
+	var last, most uint64
+	cfg := ResyncConfig{Rate: 1e9, Burst: burst, Progress: func(st ResyncStats) {
+		most, last = max(most, st.Messages-last), st.Messages
+	}}
+	if _, err := Resync(t.Context(), s, slices.Values(benchConns(4000)), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if most != burst {
+		t.Errorf("%d messages between two flushes, want %d", most, burst)
+	}
+}
+
+// The rate holds on average: this takes as long as it should, at least.
+func TestResyncRate(t *testing.T) {
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1})
+	const n, rate = 4000, 20000
+	start := time.Now()
+	if _, err := Resync(t.Context(), s, slices.Values(benchConns(n)), ResyncConfig{Rate: rate}); err != nil {
+		t.Fatal(err)
+	}
+	// Less the burst that a late start may catch up with, and the last message.
+	least := time.Duration(n-(DefaultResyncBurst+1)*41) * time.Second / rate
+	if took := time.Since(start); took < least {
+		t.Errorf("%d records in %v, want %v at least", n, took, least)
+	}
+}
+
+// A ring that live updates fill is waited for; nothing is lost.
+func TestResyncUnderLoad(t *testing.T) {
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1, RingSize: minRing})
+	var stop atomic.Bool
+	done := make(chan struct{})
+	live := flow(1<<20, 1)
+	go func() {
+		defer close(done)
+		for !stop.Load() {
+			_ = s.PublishPriority(&live, StateChange)
+		}
+	}()
+	conns := benchConns(20000)
+	st, err := Resync(t.Context(), s, slices.Values(conns), ResyncConfig{Rate: 1e9})
+	stop.Store(true)
+	<-done
+	checkResync(t, st)
+	if err != nil || st.Sent != uint64(len(conns)) {
+		t.Fatalf("%+v, %v", st, err)
+	}
+	t.Logf("waited %d times", st.Waited)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n := 0
+	for i := range k.conns {
+		if k.conns[i].Client != live.Client {
+			if !k.conns[i].Equal(&conns[n]) {
+				t.Fatalf("record %d is %v, want %v", n, &k.conns[i], &conns[n])
+			}
+			n++
+		}
+	}
+	if n != len(conns) {
+		t.Errorf("%d records arrived of %d", n, len(conns))
+	}
+}
+
+// What the transport gives up is sent again.
+func TestResyncRepeats(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		failures int64
+		lost     bool
+	}{{"once", 1, false}, {"twice", 2, false}, {"for ever", 1 << 40, true}} {
+		t.Run(tc.name, func(t *testing.T) {
+			k := &sink{}
+			s, err := NewSender(SenderConfig{Shards: 1, OpenTx: k.openTx})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer s.Close()
+			var left atomic.Int64
+			left.Store(tc.failures)
+			tx := k.tx(0)
+			fail := func(queued int) error {
+				if queued > 0 && left.Add(-1) >= 0 {
+					tx.giveUp()
+				}
+				return nil
+			}
+			tx.fail.Store(&fail)
+			conns := benchConns(1000)
+			st, err := Resync(t.Context(), s, slices.Values(conns), ResyncConfig{Rate: 1e9, Burst: 1})
+			checkResync(t, st)
+			if tc.lost {
+				if !errors.Is(err, ErrLost) || st.Lost == 0 || st.Lost+st.Sent != st.Records {
+					t.Fatalf("%+v, %v", st, err)
+				}
+				return
+			}
+			if err != nil || st.Sent != uint64(len(conns)) || st.Repeated == 0 {
+				t.Fatalf("%+v, %v", st, err)
+			}
+			seen := map[encoder.Endpoint]bool{}
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			for _, c := range k.conns {
+				seen[c.Client] = true
+			}
+			if len(seen) != len(conns) {
+				t.Errorf("%d connections arrived of %d", len(seen), len(conns))
+			}
+		})
+	}
+}
+
+// What cannot be encoded is counted, told, and left out.
+func TestResyncRefuses(t *testing.T) {
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1})
+	conns := benchConns(100)
+	conns[50] = Conn{}
+	st, err := Resync(t.Context(), s, slices.Values(conns), ResyncConfig{Rate: 1e9})
+	checkResync(t, st)
+	if err != nil || st.Sent != 99 || st.Refused != 1 || !errors.As(st.FirstRefused, new(*encoder.FieldError)) {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+// ctx ends a resync that waits for its time, and one that waits for the network.
+func TestResyncEnds(t *testing.T) {
+	for _, blocked := range []bool{false, true} {
+		k := &sink{}
+		s := newMemSender(t, k, SenderConfig{Shards: 1})
+		k.block(blocked)
+		ctx, cancel := context.WithCancel(t.Context())
+		n := 0
+		conns := func(yield func(Conn) bool) {
+			for {
+				// Later than the first message: it is waited for from here on.
+				if n++; n == 60 || blocked && n == 20 {
+					cancel()
+				}
+				if !yield(flow(n, 1)) {
+					return
+				}
+			}
+		}
+		st, err := Resync(ctx, s, conns, ResyncConfig{Rate: 41, Burst: 1})
+		checkResync(t, st)
+		if !errors.Is(err, context.Canceled) || st.Unconfirmed == 0 {
+			t.Errorf("blocked %v: %+v, %v", blocked, st, err)
+		}
+		cancel()
+	}
+}
+
+func TestResyncClosed(t *testing.T) {
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1})
+	n := 0
+	conns := func(yield func(Conn) bool) {
+		for {
+			if n++; n == 20 {
+				s.Close()
+			}
+			if !yield(flow(n, 1)) {
+				return
+			}
+		}
+	}
+	st, err := Resync(t.Context(), s, conns, ResyncConfig{})
+	checkResync(t, st)
+	if !errors.Is(err, ErrClosed) || st.Lost != 20 {
+		t.Errorf("%+v, %v", st, err)
+	}
+}
+
+func TestResyncConfig(t *testing.T) {
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1})
+	for _, cfg := range []ResyncConfig{{Rate: -1}, {Burst: -1}, {Burst: 1025}} {
+		if _, err := Resync(t.Context(), s, slices.Values([]Conn(nil)), cfg); !errors.Is(err, ErrConfig) {
+			t.Errorf("%+v: %v", cfg, err)
+		}
+	}
+}
+
+func TestRemaining(t *testing.T) {
+	for left, want := range map[time.Duration]uint32{
+		-time.Hour: 1, 0: 1, 1: 1, time.Second: 1, time.Second + 1: 2, 900 * time.Second: 900,
+		(1<<32 - 1) * time.Second: 1<<32 - 1, (1<<32 + 5) * time.Second: 1<<32 - 1,
+	} {
+		if got := remaining(left); got != want {
+			t.Errorf("%v left: timeout %d, want %d", left, got, want)
+		}
+	}
+}
