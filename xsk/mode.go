@@ -64,8 +64,16 @@ type Rejection struct {
 // String is one line, for logs.
 func (c Choice) String() string {
 	s := c.Mode.String()
-	for _, r := range c.Rejected {
-		s += fmt.Sprintf("; not %s: %v", r.Mode, r.Err)
+	for i, r := range c.Rejected {
+		switch {
+		case i == 0 || r.Err.Error() != c.Rejected[i-1].Err.Error():
+			s += "; not " + r.Mode.String()
+		default: // for the reason that the one before has
+			s += ", " + r.Mode.String()
+		}
+		if i == len(c.Rejected)-1 || r.Err.Error() != c.Rejected[i+1].Err.Error() {
+			s += ": " + r.Err.Error()
+		}
 	}
 	return s
 }
@@ -98,7 +106,11 @@ func OpenTx(mode Mode, cfg Config) (Tx, Choice, error) {
 	})
 }
 
-// OpenRx is OpenTx for a receiver.
+// OpenRx is OpenTx for a receiver. ModeAuto takes no AF_XDP mode if another
+// socket of this host receives on one of the ports, since that would get nothing
+// any more, and no generic one on a virtual device, which may hand on many
+// messages as one. If the receiver itself would get nothing, because another
+// one's XDP program takes it, that is ErrInUse.
 func OpenRx(mode Mode, cfg Config) (Rx, Choice, error) {
 	return choose(mode, func(m Mode) (Rx, Mode, string, error) {
 		switch m {
@@ -107,15 +119,37 @@ func OpenRx(mode Mode, cfg Config) (Rx, Choice, error) {
 			if u.GRO = OffloadOn; m == ModeUDP {
 				u.GRO = OffloadOff
 			}
-			rx, err := OpenUDPRx(u)
+			rx, err := openUDPRx(u, cfg.lastPort())
 			return rx, m, "", err
+		}
+		if err := cfg.takesNothing(mode, m); err != nil {
+			return nil, m, "", err
 		}
 		rx, err := OpenXDPRx(cfg.xdp(m))
 		if err != nil {
+			if e := starved(err, cfg.Port, cfg.lastPort()); e != nil && mode == ModeAuto {
+				err = &Error{Op: opOpenXDPRx, Interface: cfg.Interface, Err: e}
+			}
 			return nil, m, "", err
 		}
 		return rx, got(m, rx.Info()), rx.Info().WhyCopy, nil
 	})
+}
+
+func (c *Config) lastPort() int { return max(c.Port, c.LastPort) }
+
+// takesNothing is why ModeAuto leaves an AF_XDP mode alone, if it does.
+func (c *Config) takesNothing(asked, m Mode) error {
+	if asked != ModeAuto {
+		return nil
+	}
+	if err := besides(c.Port, c.lastPort()); err != nil {
+		return err
+	}
+	if m == ModeGeneric {
+		return onWire(c.Interface)
+	}
+	return nil
 }
 
 // choose tries the modes in order. open returns the mode that it came to, which
@@ -161,7 +195,7 @@ func tried(m Mode) Mode {
 
 // anotherMayDo says whether a failure to open is about the mode.
 func anotherMayDo(err error) bool {
-	for _, e := range []error{ErrUnsupported, ErrZeroCopy, ErrQueueBusy, ErrMemlock, ErrProgramBusy, ErrPermission, ErrBroken} {
+	for _, e := range []error{ErrUnsupported, ErrZeroCopy, ErrQueueBusy, ErrMemlock, ErrProgramBusy, ErrPermission, ErrBroken, errShared} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -134,7 +134,7 @@ func OpenProgram(cfg ProgramConfig) (_ *Program, err error) {
 	if err != nil {
 		return nil, explainBPF("make the socket map", err)
 	}
-	p.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "ipvsync_xsk", Type: ebpf.XDP,
+	p.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName(cfg.FirstPort, cfg.LastPort), Type: ebpf.XDP,
 		License: "Apache-2.0", Instructions: filter(&cfg, p.xsks)})
 	if err != nil {
 		return nil, explainBPF("load the program", err)

@@ -68,6 +68,10 @@ type splitter struct {
 	src     netip.AddrPort
 }
 
+// unsplit says whether the next Receive has something without asking the kernel.
+// For the receiving goroutine.
+func (r *UDPRx) unsplit() bool { return len(r.rest) > 0 || r.next < r.used }
+
 // split fills the batch with messages not yet delivered, as many as it holds.
 func (r *UDPRx) split() {
 	s := &r.splitter
