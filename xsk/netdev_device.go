@@ -14,9 +14,10 @@ type Device struct {
 	Index, MTU         int
 	Up                 bool
 	Driver             string
-	RxQueues, TxQueues int    // in use; 0: the driver does not tell
-	XDP, ZeroCopy      bool   // native XDP; AF_XDP in zero-copy mode
-	FeaturesKnown      bool   // whether the kernel tells those two: Linux 6.3
+	RxQueues, TxQueues int  // in use; 0: the driver does not tell
+	XDP, ZeroCopy      bool // native XDP; AF_XDP in zero-copy mode
+	FeaturesKnown      bool // whether the kernel tells those two: Linux 6.3
+	Features           XDPFeatures
 	Program            uint32 // id of the attached XDP program; 0: none
 	ProgramGeneric     bool
 }
@@ -44,7 +45,8 @@ func LookAtDevice(name string) (d Device, err error) {
 	d = Device{
 		Interface: name, Index: ifi.Index, MTU: ifi.MTU, Up: up,
 		RxQueues: facts.RxQueues, TxQueues: facts.TxQueues, FeaturesKnown: facts.FeaturesKnown,
-		XDP: facts.Features&xdpActBasic != 0, ZeroCopy: facts.Features&xdpActXSKZeroCopy != 0,
+		Features: XDPFeatures(facts.Features),
+		XDP:      facts.Features&xdpActBasic != 0, ZeroCopy: facts.Features&xdpActXSKZeroCopy != 0,
 	}
 	s := newSocket(false)
 	s.step("ask for the driver", func() error {
