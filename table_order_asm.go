@@ -1,0 +1,28 @@
+//go:build (amd64 || arm64) && !race && !purego
+
+package ipvsync
+
+// publishWords writes an entry so that a concurrent reader notices: it sets the
+// lowest bit of dst[0], stores src[1:n] to dst[1:n], and then src[0], of which
+// the lowest bit is clear. Each store is of a whole word, and they become visible
+// in this order: plain MOVs on amd64, where stores are never reordered with other
+// stores; a DMB ISHST and an STLR on arm64. dst[0] has one writer at a time. The
+// argument is in docs/memory-model.md.
+//
+//go:noescape
+func publishWords(dst, src *uint64, n int)
+
+// storeWord stores v at p; who loads it by an atomic load sees everything that
+// was stored before.
+//
+//go:noescape
+func storeWord(p *uint64, v uint64)
+
+// prefetchLines asks for the n cache lines at the addresses that begin at
+// lines; nil is nothing.
+//
+//go:noescape
+func prefetchLines(lines **uint64, n int)
+
+// onHeap puts a table's memory on Go's heap.
+const onHeap = false
