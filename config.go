@@ -51,8 +51,20 @@ type Link struct {
 	// longer messages too, up to the interface's MTU, if this is larger.
 	MaxSize int
 	// SocketBuffer is the size of the socket's buffer in bytes; 0 means the
-	// transport's default.
+	// transport's default. A Receiver over AF_XDP has that much packet memory for
+	// each queue, up to 128 MiB; a Sender always has 4 MiB.
 	SocketBuffer int
+
+	// Mode is how packets are moved. The zero value, xsk.ModeAuto, takes the best
+	// that interface, kernel and rights allow: AF_XDP, else UDP; see xsk.OpenTx and
+	// xsk.OpenRx. Any other that cannot be had is an error. With a Receiver over
+	// AF_XDP, no other program of this host gets the messages any more; auto leaves
+	// a port alone on which another one receives already.
+	Mode xsk.Mode
+	// Queues are the device queues that AF_XDP uses: port i of a Sender sends by
+	// Queues[i], or queue i by default, and in ModeAuto by UDP if there are fewer;
+	// a Receiver receives from all of Queues, by default from all of the device.
+	Queues []int
 }
 
 // SenderConfig says where and how a Sender sends. The zero value of each field
@@ -94,7 +106,8 @@ type SenderConfig struct {
 	// port, until it is full, or FlushInterval is over. 0 merges nothing.
 	Coalesce int
 	// BusyPoll keeps the transmit loops turning when there is nothing to do, for
-	// the least delay. It takes a whole processor for each port.
+	// the least delay. It takes a whole processor for each port. Sockets of AF_XDP
+	// run the driver's polling loop then, which needs CAP_NET_ADMIN.
 	BusyPoll bool
 	// CPUs binds the transmit loop of port i to processor CPUs[i]; a loop
 	// without an entry goes where the kernel puts it.
@@ -106,7 +119,7 @@ type SenderConfig struct {
 	// Logger is told when sending fails and when it resumes; nil is silence.
 	Logger *slog.Logger
 
-	// OpenTx opens the transport of a port, counted from 0, in place of UDP. lost
+	// OpenTx opens the transport of a port, counted from 0, in place of Mode. lost
 	// must be called for each message that was committed and that no destination
 	// will get, from within Flush or Close.
 	OpenTx func(port int, lost func(message []byte)) (xsk.Tx, error)
@@ -148,6 +161,13 @@ type ReceiverConfig struct {
 	// Engines are the persistence engines that the backup has; nil means
 	// "sip", the one that Linux has.
 	Engines []string
+	// Ports is the number of UDP ports, 1 to 64, from Port on, that the master
+	// sends to (sync_ports of a kernel's). 0 means one.
+	Ports int
+	// BusyPoll keeps Run looking for messages instead of sleeping, for the least
+	// delay. It takes a whole processor. Sockets of AF_XDP run the driver's polling
+	// loop then, which needs CAP_NET_ADMIN.
+	BusyPoll bool
 	// Unicast accepts messages addressed to this host, beside those to Group or,
 	// if that is not set, in place of them.
 	Unicast bool
@@ -155,7 +175,7 @@ type ReceiverConfig struct {
 	// Logger is told when receiving fails and when it resumes; nil is silence.
 	Logger *slog.Logger
 
-	// OpenRx opens the transport in place of UDP.
+	// OpenRx opens the transport in place of Mode.
 	OpenRx func() (xsk.Rx, error)
 }
 
@@ -197,11 +217,6 @@ func (l *Link) setDefaults(group bool) {
 	if l.Port == 0 {
 		l.Port = DefaultPort
 	}
-}
-
-// udp is what a sender and a receiver over UDP have in common.
-func (l *Link) udp() xsk.UDPConfig {
-	return xsk.UDPConfig{Interface: l.Interface, Group: l.Group, Port: int(l.Port), MaxPayload: l.MaxSize}
 }
 
 func (c *SenderConfig) setDefaults() error {
@@ -265,8 +280,16 @@ func (c *ReceiverConfig) setDefaults() error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	if c.Interface == "" && c.OpenRx == nil {
+	if c.Ports == 0 {
+		c.Ports = 1
+	}
+	switch {
+	case c.Interface == "" && c.OpenRx == nil:
 		return configError("Interface", "is required: the name of the interface to receive on")
+	case c.Ports < 0 || c.Ports > MaxPorts:
+		return configError("Ports", "is %d, want 1 to %d", c.Ports, MaxPorts)
+	case int(c.Port)+c.Ports-1 > 65535:
+		return configError("Ports", "%d from port %d on go past 65535", c.Ports, c.Port)
 	}
 	return nil
 }

@@ -10,20 +10,27 @@ import (
 	"time"
 
 	"github.com/ipvsync/ipvsync/encoder"
+	"github.com/ipvsync/ipvsync/xsk"
 	"github.com/ipvsync/ipvsync/xsk/xsktest"
 )
 
 // Every shard and every way to publish at once, through several ports, over the
 // network: each flow's updates arrive in order, and all of them.
-func TestOrderThroughAllShardsAndPorts(t *testing.T) {
+func TestOrderThroughAllShardsAndPorts(t *testing.T) { inModes(t, testOrderThroughAllShardsAndPorts) }
+
+func testOrderThroughAllShardsAndPorts(t *testing.T, mode xsk.Mode) {
 	a, b := xsktest.VethPair(t)
 	const shards, ports, flows, updates = 4, 3, 40, 60
 	const total = 3 * shards * flows * updates
 	c := newCollector(t, total)
-	for p := range uint16(ports) {
-		receive(t, b, ReceiverConfig{Link: Link{Port: DefaultPort + p}}, c.handle)
+	receive(t, b, ReceiverConfig{Link: Link{Mode: mode}, Ports: ports}, c.handle)
+	if mode == xsk.ModeCopy {
+		mode = xsk.ModeAuto // there is a queue for one port only
 	}
-	s := send(t, a, SenderConfig{Shards: shards, Ports: ports})
+	s := send(t, a, SenderConfig{Link: Link{Mode: mode}, Shards: shards, Ports: ports})
+	if m := s.Modes(); mode == xsk.ModeAuto && (m[0].Mode != xsk.ModeCopy || m[2].Mode != xsk.ModeUDPGSO || len(m[2].Rejected) != 3) {
+		t.Errorf("%v", m)
+	}
 	var wg sync.WaitGroup
 	for i := range shards {
 		// One flow belongs to one publisher: a shard's own goroutine, singly and

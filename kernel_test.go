@@ -3,11 +3,14 @@ package ipvsync
 import (
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/ipvsync/ipvsync/encoder"
 	"github.com/ipvsync/ipvsync/encoder/kernellab"
+	"github.com/ipvsync/ipvsync/xsk"
 	"github.com/ipvsync/ipvsync/xsk/xsktest"
 )
 
@@ -104,14 +107,20 @@ func TestKernelBackupListsWhatWeSend(t *testing.T) {
 			daemon kernellab.DaemonOptions
 			link   Link
 		}{
-			{"version 1", 1, kernellab.DaemonOptions{}, Link{}},
-			{"version 0", 0, kernellab.DaemonOptions{}, Link{}},
+			{"version 1, AF_XDP", 1, kernellab.DaemonOptions{}, Link{Mode: xsk.ModeCopy}},
+			{"version 1, UDP", 1, kernellab.DaemonOptions{}, Link{Mode: xsk.ModeUDPGSO}},
+			{"version 0", 0, kernellab.DaemonOptions{}, Link{Mode: xsk.ModeCopy}},
 			{"ipv6 group, other port, short messages", 1,
-				kernellab.DaemonOptions{Group: kernellab.SyncGroup6, Port: 9000}, Link{Group: kernellab.SyncGroup6, Port: 9000, MaxSize: 200}},
+				kernellab.DaemonOptions{Group: kernellab.SyncGroup6, Port: 9000}, Link{Group: kernellab.SyncGroup6, Port: 9000, MaxSize: 200, Mode: xsk.ModeCopy}},
 		} {
 			t.Run(tc.name, func(t *testing.T) {
 				g.Reset(t)
 				g.StartBackup(t, 7, tc.daemon)
+				// By this line xsk.OpenRx knows that the port is shared.
+				port := max(tc.daemon.Port, DefaultPort)
+				if l := g.Run(t, "cat /proc/thread-self/net/udp /proc/thread-self/net/udp6"); !regexp.MustCompile(fmt.Sprintf(`(?m)^ *\d+: [0-9A-F]+:%04X `, port)).MatchString(l) {
+					t.Errorf("the kernel does not list its own socket of port %d:\n%s", port, l)
+				}
 				s := send(t, hostEnd(g), SenderConfig{Link: tc.link, SyncID: 7, Version0: tc.v == encoder.Version0})
 				conns, protocols := everyKind(t, tc.v)
 				for i := range conns {
@@ -174,17 +183,32 @@ func short(c *Conn) bool {
 // A Receiver gets every record of a stock master's real traffic, and refuses none.
 func TestKernelMasterReachesReceiver(t *testing.T) {
 	kernels(t, func(t *testing.T, g *kernellab.Guest) {
-		for _, v := range []int{0, 1} {
-			t.Run(fmt.Sprintf("version %d", v), func(t *testing.T) {
+		for _, tc := range []struct {
+			version int
+			mode    xsk.Mode
+		}{{0, xsk.ModeUDPGSO}, {0, xsk.ModeCopy}, {1, xsk.ModeUDPGSO}, {1, xsk.ModeCopy}} {
+			v := tc.version
+			t.Run(fmt.Sprintf("version %d, %v", v, tc.mode), func(t *testing.T) {
 				g.Reset(t)
 				records := make(chan Conn, 10000)
-				r := receive(t, hostEnd(g), ReceiverConfig{SyncID: kernellab.MasterSyncID}, func(m *Message) {
+				m := kernellab.NewMaster(t, g, v, kernellab.DaemonOptions{})
+				cfg := ReceiverConfig{Link: Link{Mode: tc.mode, Interface: kernellab.TapName}, SyncID: kernellab.MasterSyncID}
+				if tc.mode == xsk.ModeCopy {
+					inside := cfg
+					if err := inside.setDefaults(); err != nil {
+						t.Fatal(err)
+					}
+					cfg.OpenRx = func() (xsk.Rx, error) {
+						rx, _, err := inside.openRx()
+						return overheard{rx, m.Hears}, err
+					}
+				}
+				r := receive(t, hostEnd(g), cfg, func(m *Message) {
 					for _, c := range m.Conns {
 						c.Options = slices.Clone(c.Options)
 						records <- c
 					}
 				})
-				m := kernellab.NewMaster(t, g, v, kernellab.DaemonOptions{})
 				steps := slices.DeleteFunc(slices.Clone(kernellab.Steps), func(s kernellab.Step) bool { return v == 0 && !s.Version0 })
 				seen := kernellab.Records(m.Play(t, steps...))
 				for _, want := range seen {
@@ -202,4 +226,18 @@ func TestKernelMasterReachesReceiver(t *testing.T) {
 			})
 		}
 	})
+}
+
+// overheard is an Rx that tells what it receives.
+type overheard struct {
+	xsk.Rx
+	tell func(message []byte)
+}
+
+func (r overheard) Receive(wait time.Duration) ([]xsk.Datagram, error) {
+	batch, err := r.Rx.Receive(wait)
+	for _, d := range batch {
+		r.tell(d.Payload)
+	}
+	return batch, err
 }

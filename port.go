@@ -90,6 +90,7 @@ type port struct {
 	lastErr error       // of the transport; nil when it works
 	past    xsk.TxStats // of transports that were replaced
 	txNow   xsk.Tx      // tx, for Stats
+	choice  xsk.Choice  // how it came to be
 }
 
 // source is a ring that a loop takes records from.
@@ -123,24 +124,12 @@ func newPort(s *Sender, number int) (*port, error) {
 	if s.cfg.Coalesce > 0 {
 		p.window = newWindow(s.cfg.Coalesce, p.version)
 	}
-	tx, err := p.openTx()
+	tx, choice, err := p.openTx()
 	if err != nil {
 		return nil, err
 	}
-	p.tx, p.txNow = tx, tx
+	p.tx, p.txNow, p.choice = tx, tx, choice
 	return p, nil
-}
-
-func (p *port) openTx() (xsk.Tx, error) {
-	tx, err := p.cfg.openTx(p.number, p.onLost)
-	if err != nil {
-		return nil, err
-	}
-	if n := tx.MaxPayload(); n < encoder.MinMessageSize {
-		tx.Close()
-		return nil, configError("MaxSize", "is %d bytes on interface %s, want at least %d: raise its MTU", n, p.cfg.Interface, encoder.MinMessageSize)
-	}
-	return tx, nil
 }
 
 // run is the transmit loop.

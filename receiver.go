@@ -37,6 +37,7 @@ type Receiver struct {
 
 	mu     sync.Mutex
 	rx     xsk.Rx      // replaced by Run when its device vanishes
+	choice xsk.Choice  // how it came to be
 	past   xsk.RxStats // of transports that were replaced
 	closed bool
 	ran    bool
@@ -60,21 +61,12 @@ func NewReceiver(cfg ReceiverConfig, handler Handler) (*Receiver, error) {
 	r.decoder = encoder.Decoder{SyncID: cfg.SyncID, Engines: cfg.Engines}
 	// As many as one message can hold, so that decoding never grows it.
 	r.message.Conns = make([]Conn, encoder.MaxRecords)
-	rx, err := cfg.openRx()
+	rx, choice, err := r.cfg.openRx()
 	if err != nil {
 		return nil, err
 	}
-	r.rx = rx
+	r.rx, r.choice = rx, choice
 	return r, nil
-}
-
-func (cfg *ReceiverConfig) openRx() (xsk.Rx, error) {
-	if cfg.OpenRx != nil {
-		return cfg.OpenRx()
-	}
-	c := cfg.udp()
-	c.Unicast, c.RcvBuf = cfg.Unicast, cfg.SocketBuffer
-	return xsk.OpenUDPRx(c)
 }
 
 // drainTimeout bounds how long Run goes on after its context is done, for a
@@ -104,6 +96,9 @@ func (r *Receiver) Run(ctx context.Context) error {
 	var end time.Time // when to stop, once ctx is done
 	for {
 		wait := time.Duration(-1)
+		if r.cfg.BusyPoll {
+			wait = 0
+		}
 		if ctx.Err() != nil {
 			wait = 0
 			if end.IsZero() {
@@ -133,15 +128,17 @@ func (r *Receiver) Run(ctx context.Context) error {
 			}
 			down = true
 		}
-		if wait == 0 && (len(batch) == 0 || time.Now().After(end)) {
+		if !end.IsZero() && (len(batch) == 0 || time.Now().After(end)) {
 			return nil
 		}
 	}
 }
 
-// reopen tries until there is a device again.
+// reopen tries until there is a device again. The old transport goes first: it
+// may hold what the new one needs.
 func (r *Receiver) reopen(ctx context.Context, cause error) error {
 	r.cfg.Logger.Error("receiving stops", "error", cause)
+	r.rx.Close()
 	tick := time.NewTicker(retryInterval)
 	defer tick.Stop()
 	for {
@@ -150,7 +147,7 @@ func (r *Receiver) reopen(ctx context.Context, cause error) error {
 			return nil
 		case <-tick.C:
 		}
-		rx, err := r.cfg.openRx()
+		rx, choice, err := r.cfg.openRx()
 		r.mu.Lock()
 		if r.closed {
 			r.mu.Unlock()
@@ -163,11 +160,9 @@ func (r *Receiver) reopen(ctx context.Context, cause error) error {
 			r.mu.Unlock()
 			continue
 		}
-		old := r.rx
-		r.past = r.past.Plus(old.Stats())
-		r.rx = rx
+		r.past = r.past.Plus(r.rx.Stats())
+		r.rx, r.choice = rx, choice
 		r.mu.Unlock()
-		old.Close()
 		r.reopened.Add(1)
 		r.cfg.Logger.Info("receiving resumes")
 		return nil
@@ -233,7 +228,7 @@ func (r *Receiver) Stats() ReceiverStats {
 		st.Refused[i] = r.refused[i].Load()
 	}
 	r.mu.Lock()
-	st.Transport = r.past.Plus(r.rx.Stats())
+	st.Mode, st.Transport = r.choice.Mode, r.past.Plus(r.rx.Stats())
 	r.mu.Unlock()
 	return st
 }

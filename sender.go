@@ -76,20 +76,6 @@ func NewSender(cfg SenderConfig) (_ *Sender, err error) {
 	return s, nil
 }
 
-func (cfg *SenderConfig) openTx(port int, lost func([]byte)) (xsk.Tx, error) {
-	if cfg.OpenTx != nil {
-		return cfg.OpenTx(port, lost)
-	}
-	c := cfg.udp()
-	c.Port += port
-	c.TTL, c.Loop, c.Peers, c.SndBuf = cfg.TTL, cfg.Loop, cfg.Peers, cfg.SocketBuffer
-	c.Lost = lost
-	if c.MaxPayload == 0 {
-		c.MaxPayload = DefaultMaxSize(c.Interface, c.Group, c.Peers)
-	}
-	return xsk.OpenUDPTx(c)
-}
-
 // DefaultMaxSize is the message limit of a Sender on the interface: that of a
 // Linux master, 1500 less the headers of IP and UDP (start_sync_thread in
 // ip_vs_sync.c), or less, so that no packet is fragmented. 0 if there is no such
@@ -104,6 +90,18 @@ func DefaultMaxSize(iface string, group netip.Addr, peers []netip.AddrPort) int 
 		overhead = xsk.Overhead6
 	}
 	return min(ifi.MTU, 1500) - overhead
+}
+
+// Modes tells, for each port, by which mode it sends now, and why by none that
+// is preferred to it. The Choice is empty for a transport of OpenTx.
+func (s *Sender) Modes() []xsk.Choice {
+	var all []xsk.Choice
+	for _, p := range s.ports {
+		p.mu.Lock()
+		all = append(all, p.choice)
+		p.mu.Unlock()
+	}
+	return all
 }
 
 // Shards is the number of single-producer handles.

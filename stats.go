@@ -56,6 +56,7 @@ type SenderStats struct {
 
 // PortStats are the counters of one UDP port and its transmit loop.
 type PortStats struct {
+	Mode      xsk.Mode // by which it sends now; see Sender.Modes
 	Accepted  uint64 // updates taken out of rings
 	Sent      uint64
 	Coalesced uint64
@@ -122,6 +123,7 @@ func (p *port) stats() PortStats {
 	default:
 	}
 	ps := PortStats{
+		Mode: p.choice.Mode,
 		Sent: p.sent.Load(), Coalesced: p.coalesced.Load(), Lost: p.lost.Load(), Unsent: p.unsent.Load(),
 		Messages: p.messages.Load(), Bytes: p.bytes.Load(), Reopened: p.reopened.Load(),
 		Turns: p.turns.Load(), Sleeps: p.sleeps.Load(), Transport: p.past.Plus(p.txNow.Stats()),
@@ -138,6 +140,7 @@ func (p *port) stats() PortStats {
 // hold whenever no message is being worked on. Records is what the headers of
 // accepted messages promise.
 type ReceiverStats struct {
+	Mode      xsk.Mode                   // by which it receives now; see Receiver.Mode
 	Messages  uint64                     // datagrams that arrived
 	Bytes     uint64                     // of those, payload
 	Ignored   [encoder.NumReasons]uint64 // messages ignored as a whole, by reason

@@ -251,7 +251,7 @@ func (p *port) reopen() bool {
 	p.lossCause = p.lastError()
 	p.tx.Close() // more than once, if the new one keeps failing
 	p.settle(0)
-	tx, err := p.openTx()
+	tx, choice, err := p.openTx()
 	if err != nil {
 		p.accepted.Store(p.accepted.Load() + uint64(count))
 		p.lost.Store(p.lost.Load() + uint64(count))
@@ -260,7 +260,7 @@ func (p *port) reopen() bool {
 	}
 	p.mu.Lock()
 	p.past = p.past.Plus(p.tx.Stats())
-	p.tx, p.txNow = tx, tx
+	p.tx, p.txNow, p.choice = tx, tx, choice
 	p.mu.Unlock()
 	p.gone = false
 	p.reopened.Store(p.reopened.Load() + 1)

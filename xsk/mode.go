@@ -44,6 +44,9 @@ func ParseMode(s string) (Mode, error) {
 type Config struct {
 	XDPConfig // its Mode, Generic and GenericOnly are set by the mode that is tried
 
+	// NoXDP is why the caller does not want AF_XDP to be tried; empty if it does.
+	NoXDP string
+
 	// What only UDP can do, or needs. With Loop, AF_XDP cannot be used.
 	Loop           bool
 	SndBuf, RcvBuf int
@@ -95,10 +98,17 @@ func OpenTx(mode Mode, cfg Config) (Tx, Choice, error) {
 			tx, err := OpenUDPTx(u)
 			return tx, m, "", err
 		}
-		if cfg.Loop {
+		switch {
+		case cfg.Loop:
 			return nil, m, "", errLoop
+		case cfg.NoXDP != "":
+			return nil, m, "", fmt.Errorf("%w: %s", ErrUnsupported, cfg.NoXDP)
 		}
-		tx, err := OpenXDPTx(cfg.xdp(m))
+		x := cfg.xdp(m)
+		if err := x.chooseFrame(headerRoom, cfg.MaxPayload); err != nil && mode == ModeAuto {
+			return nil, m, "", err
+		}
+		tx, err := OpenXDPTx(x)
 		if err != nil {
 			return nil, m, "", err
 		}
@@ -122,10 +132,18 @@ func OpenRx(mode Mode, cfg Config) (Rx, Choice, error) {
 			rx, err := openUDPRx(u, cfg.lastPort())
 			return rx, m, "", err
 		}
-		if err := cfg.takesNothing(mode, m); err != nil {
+		if err := cfg.leaveXDP(mode, m); err != nil {
 			return nil, m, "", err
 		}
-		rx, err := OpenXDPRx(cfg.xdp(m))
+		x := cfg.xdp(m)
+		longest := cfg.MaxPayload
+		if ifi, err := findInterface(cfg.Interface); err == nil && longest == 0 {
+			longest = ifi.MTU - Overhead4 // as with UDP
+		}
+		if err := x.chooseFrame(xdpHeadroom+maxHeaders, longest); err != nil && mode == ModeAuto {
+			return nil, m, "", err
+		}
+		rx, err := OpenXDPRx(x)
 		if err != nil {
 			if e := starved(err, cfg.Port, cfg.lastPort()); e != nil && mode == ModeAuto {
 				err = &Error{Op: opOpenXDPRx, Interface: cfg.Interface, Err: e}
@@ -138,9 +156,12 @@ func OpenRx(mode Mode, cfg Config) (Rx, Choice, error) {
 
 func (c *Config) lastPort() int { return max(c.Port, c.LastPort) }
 
-// takesNothing is why ModeAuto leaves an AF_XDP mode alone, if it does.
-func (c *Config) takesNothing(asked, m Mode) error {
-	if asked != ModeAuto {
+// leaveXDP is why a receiver does not try an AF_XDP mode, if there is a reason.
+func (c *Config) leaveXDP(asked, m Mode) error {
+	switch {
+	case c.NoXDP != "":
+		return fmt.Errorf("%w: %s", ErrUnsupported, c.NoXDP)
+	case asked != ModeAuto:
 		return nil
 	}
 	if err := besides(c.Port, c.lastPort()); err != nil {
@@ -221,6 +242,20 @@ func (c *Config) xdp(m Mode) XDPConfig {
 		x.Mode = CopyOnly
 	}
 	return x
+}
+
+// chooseFrame makes frames as large as the longest message needs with what lies
+// around it, if nobody has chosen, up to what AF_XDP has. Short messages get short
+// frames: more of them stay in the cache.
+func (c *XDPConfig) chooseFrame(around, longest int) error {
+	if c.FrameSize == 0 && around+longest > 2048 {
+		c.FrameSize = 4096
+		if around+longest > 4096 {
+			return fmt.Errorf("%w: AF_XDP frames have room for messages of %d bytes, which may have %d here: lower MaxPayload or the MTU",
+				ErrUnsupported, 4096-around, longest)
+		}
+	}
+	return nil
 }
 
 // got is the mode that an AF_XDP socket came to.

@@ -28,35 +28,30 @@ func besides(first, last int) error {
 		if err != nil {
 			continue // no /proc, or no IPv6: nothing is known to be there
 		}
-		port, kernel := boundPort(f, first, last)
+		port := boundPort(f, first, last)
 		f.Close()
 		if port != 0 {
-			who := "another socket"
-			if kernel {
-				who = "a socket of the kernel, such as its backup daemon,"
-			}
-			return fmt.Errorf("%w: %s receives on UDP port %d of this host too, and AF_XDP would take the messages from it", errShared, who, port)
+			return fmt.Errorf("%w: another socket of this host receives on UDP port %d, perhaps that of a kernel's backup daemon, and AF_XDP would take the messages from it", errShared, port)
 		}
 	}
 	return nil
 }
 
 // boundPort reads /proc/net/udp (udp4_format_sock, udp6_seq_show) for a socket
-// bound to one of the ports. A socket of the kernel has no inode.
-func boundPort(r io.Reader, first, last int) (port int, kernel bool) {
+// bound to one of the ports. Those of the kernel are there as well.
+func boundPort(r io.Reader, first, last int) int {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())
-		if len(f) < 10 {
+		if len(f) < 2 {
 			continue
 		}
-		local := f[1]
-		p, err := strconv.ParseUint(local[strings.LastIndexByte(local, ':')+1:], 16, 16)
-		if err == nil && int(p) >= first && int(p) <= last {
-			return int(p), f[9] == "0"
+		port, err := strconv.ParseUint(f[1][strings.LastIndexByte(f[1], ':')+1:], 16, 16)
+		if err == nil && int(port) >= first && int(port) <= last {
+			return int(port)
 		}
 	}
-	return 0, false
+	return 0
 }
 
 // onWire says whether packets of the device have come over a wire, each by

@@ -50,17 +50,7 @@ func (g *Guest) Collect(tb testing.TB, o DaemonOptions) *Collector {
 		buf := make([]byte, 1<<16)
 		for {
 			n, _, err := conn.ReadFromUDP(buf)
-			c.mu.Lock()
-			if err != nil {
-				c.err = err
-			} else {
-				c.msgs = append(c.msgs, append([]byte(nil), buf[:n]...))
-			}
-			c.mu.Unlock()
-			select {
-			case c.fresh <- struct{}{}:
-			default:
-			}
+			c.add(buf[:n], err)
 			if err != nil {
 				return
 			}
@@ -71,6 +61,20 @@ func (g *Guest) Collect(tb testing.TB, o DaemonOptions) *Collector {
 		wg.Wait()
 	})
 	return c
+}
+
+func (c *Collector) add(msg []byte, err error) {
+	c.mu.Lock()
+	if err != nil {
+		c.err = err
+	} else {
+		c.msgs = append(c.msgs, append([]byte(nil), msg...))
+	}
+	c.mu.Unlock()
+	select {
+	case c.fresh <- struct{}{}:
+	default:
+	}
 }
 
 // All returns what has arrived since the last [Collector.Clear].

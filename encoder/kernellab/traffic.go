@@ -85,6 +85,10 @@ func (m *Master) Play(tb testing.TB, steps ...Step) [][]byte {
 	})
 }
 
+// Hears tells Play of a message that the test took off the wire before any socket
+// could get it, by AF_XDP.
+func (m *Master) Hears(message []byte) { m.tap.add(message, nil) }
+
 // Steps are the kinds of traffic that a master can be made to tell.
 var Steps = []Step{{
 	Name:     "ipv4-tcp",
