@@ -15,6 +15,7 @@ require (
 require (
 	github.com/asavie/xdp v0.3.3 // indirect
 	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/puzpuzpuz/xsync/v4 v4.5.0
 	github.com/spf13/pflag v1.0.10 // indirect
 	github.com/vishvananda/netns v0.0.5 // indirect
 	golang.org/x/net v0.55.0 // indirect
