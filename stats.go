@@ -57,7 +57,7 @@ type SenderStats struct {
 // PortStats are the counters of one UDP port and its transmit loop.
 type PortStats struct {
 	Mode      xsk.Mode // by which it sends now; see Sender.Modes
-	Accepted  uint64 // updates taken out of rings
+	Accepted  uint64   // updates taken out of rings
 	Sent      uint64
 	Coalesced uint64
 	Lost      uint64 // DropTransport

@@ -40,6 +40,15 @@ func ParseMode(s string) (Mode, error) {
 	return 0, fmt.Errorf("mode %q: want one of %s", s, strings.Join(modeNames[:], ", "))
 }
 
+// MarshalText and UnmarshalText are String and ParseMode, for flags and JSON.
+func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText is ParseMode.
+func (m *Mode) UnmarshalText(text []byte) (err error) {
+	*m, err = ParseMode(string(text))
+	return err
+}
+
 // Config describes a sender or receiver whose mode is still to be chosen.
 type Config struct {
 	XDPConfig // its Mode, Generic and GenericOnly are set by the mode that is tried
@@ -64,21 +73,30 @@ type Rejection struct {
 	Err  error
 }
 
-// String is one line, for logs.
+// String is one line, for logs: the mode, and the reasons against others, each
+// once.
 func (c Choice) String() string {
 	s := c.Mode.String()
 	for i, r := range c.Rejected {
-		switch {
-		case i == 0 || r.Err.Error() != c.Rejected[i-1].Err.Error():
-			s += "; not " + r.Mode.String()
-		default: // for the reason that the one before has
+		if i > 0 && r.why() == c.Rejected[i-1].why() {
 			s += ", " + r.Mode.String()
+		} else {
+			s += "; not " + r.Mode.String()
 		}
-		if i == len(c.Rejected)-1 || r.Err.Error() != c.Rejected[i+1].Err.Error() {
-			s += ": " + r.Err.Error()
+		if i == len(c.Rejected)-1 || r.why() != c.Rejected[i+1].why() {
+			s += ": " + r.why()
 		}
 	}
 	return s
+}
+
+// why is Err without what was being done, which is clear.
+func (r Rejection) why() string {
+	var e *Error
+	if errors.As(r.Err, &e) {
+		return e.Err.Error()
+	}
+	return r.Err.Error()
 }
 
 // errLoop says why AF_XDP is no choice.

@@ -16,8 +16,10 @@ accept, as one JSON line.
 
 What a backup would refuse is counted by reason. Counters go to stderr at the
 end, which SIGINT or SIGTERM brings about; what had arrived before is printed
-first. With an AF_XDP mode, messages of this group and port no longer reach other
-programs on this host, a kernel backup among them. If stdout is too slow, the kernel drops messages, and they are counted.`
+first. With AF_XDP, messages of this group and port no longer reach other programs
+on this host, a kernel's backup daemon among them; --mode auto does not use it if one
+has the port already, but --mode udp-gso leaves room for those that come later too.
+If stdout is too slow, the kernel drops messages, and they are counted.`
 
 const backupExample = `  # watch
   ipvsync backup -i eth0 --syncid 7
@@ -33,11 +35,12 @@ const backupExample = `  # watch
 
 type backupOptions struct {
 	linkFlags
-	modeFlags
 	format  format
 	unicast bool
 	count   uint64
 	rcvBuf  int
+	ports   int
+	busy    bool
 }
 
 func newBackupCommand() *cobra.Command {
@@ -52,13 +55,15 @@ func newBackupCommand() *cobra.Command {
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
-	o.linkFlags.add(cmd, "SyncID of the messages to accept; 0 accepts all")
-	o.modeFlags.add(cmd, "device queues `N,…` for AF_XDP to receive from (default all)")
+	o.linkFlags.add(cmd, "SyncID of the messages to accept; 0 accepts all",
+		"device queues `N,…` for AF_XDP to receive from (default all)")
 	addFormatFlag(cmd, &o.format)
 	f := cmd.Flags()
 	f.BoolVar(&o.unicast, "unicast", false, "accept messages sent to this host's own addresses as well; with --group '' only those")
 	f.Uint64Var(&o.count, "count", 0, "end after `N` records; 0 does not")
-	f.IntVar(&o.rcvBuf, "rcvbuf", 8<<20, "socket buffer in `BYTES`; more than net.core.rmem_max takes CAP_NET_ADMIN")
+	f.IntVar(&o.rcvBuf, "rcvbuf", 8<<20, "socket buffer in `BYTES`; more than net.core.rmem_max takes CAP_NET_ADMIN; with AF_XDP, packet memory for each queue")
+	f.IntVar(&o.ports, "ports", 1, "number `N` of UDP ports from --port on, as sync_ports of a kernel master")
+	f.BoolVar(&o.busy, "busy-poll", false, busyPollUsage)
 	return cmd
 }
 
@@ -81,8 +86,7 @@ func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) error
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	p := printer{w: stdout, format: o.format, left: o.count, stop: cancel}
-	cfg := ipvsync.ReceiverConfig{Link: link, SyncID: uint8(o.syncID), Unicast: o.unicast, Logger: newLogger(stderr)}
-	o.receiver(&cfg, cfg.Logger)
+	cfg := ipvsync.ReceiverConfig{Link: link, SyncID: uint8(o.syncID), Ports: o.ports, BusyPoll: o.busy, Unicast: o.unicast, Logger: newLogger(stderr)}
 	r, err := ipvsync.NewReceiver(cfg, p.print)
 	if err != nil {
 		return advise(err)

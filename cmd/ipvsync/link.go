@@ -23,16 +23,22 @@ type linkFlags struct {
 	group  netip.Addr
 	port   uint16
 	maxLen int
+	mode   xsk.Mode
+	queues []int
 }
 
-func (l *linkFlags) add(cmd *cobra.Command, syncIDUsage string) {
+func (l *linkFlags) add(cmd *cobra.Command, syncIDUsage, queuesUsage string) {
 	f := cmd.Flags()
 	f.StringVarP(&l.iface, "interface", "i", "", "network `IF` of the synchronisation, required")
 	addSyncIDFlag(cmd, &l.syncID, syncIDUsage)
 	f.TextVar(&l.group, "group", ipvsync.DefaultGroup, "multicast group `ADDR`, IPv4 or IPv6")
 	f.Uint16Var(&l.port, "port", ipvsync.DefaultPort, "UDP port `N`")
 	f.IntVar(&l.maxLen, "maxlen", 0, "most `BYTES` of a message, without IP and UDP headers (default: from the MTU)")
+	f.TextVar(&l.mode, "mode", xsk.ModeAuto, "how to move packets: `auto` (the best that can be had without harm), zerocopy, copy or generic (AF_XDP), udp-gso or udp")
+	f.IntSliceVar(&l.queues, "queues", nil, queuesUsage)
 }
+
+const busyPollUsage = "never sleep, for the least delay; takes a whole processor"
 
 // link is what the flags say; group says whether one is wanted.
 func (l *linkFlags) link() (ipvsync.Link, error) {
@@ -44,7 +50,7 @@ func (l *linkFlags) link() (ipvsync.Link, error) {
 	case l.maxLen != 0 && (l.maxLen < encoder.MinMessageSize || l.maxLen > encoder.MaxMessageSize):
 		return ipvsync.Link{}, usagef("--maxlen %d: want %d to %d", l.maxLen, encoder.MinMessageSize, encoder.MaxMessageSize)
 	}
-	return ipvsync.Link{Interface: l.iface, Group: l.group, Port: l.port, MaxSize: l.maxLen}, nil
+	return ipvsync.Link{Interface: l.iface, Group: l.group, Port: l.port, MaxSize: l.maxLen, Mode: l.mode, Queues: l.queues}, nil
 }
 
 // advise adds to an error of opening what to do about it, in the terms of the
@@ -58,7 +64,7 @@ func advise(err error) error {
 	case errors.Is(err, xsk.ErrPermission):
 		return fmt.Errorf("%w (run it as root, or: setcap cap_net_admin,cap_net_raw,cap_net_bind_service+ep ipvsync)", err)
 	case errors.Is(err, xsk.ErrInUse):
-		return fmt.Errorf("%w (--port)", err)
+		return fmt.Errorf("%w (--port, --mode)", err)
 	}
 	return err
 }

@@ -46,7 +46,6 @@ const masterExample = `  # one connection, by hand
 
 type masterOptions struct {
 	linkFlags
-	modeFlags
 	ttl     int
 	version uint8
 	input   string
@@ -54,6 +53,7 @@ type masterOptions struct {
 	peers   []string
 	flush   time.Duration
 	loop    bool
+	busy    bool
 }
 
 func newMasterCommand() *cobra.Command {
@@ -68,8 +68,8 @@ func newMasterCommand() *cobra.Command {
 			return o.run(cmd.Context(), cmd.InOrStdin(), cmd.ErrOrStderr())
 		},
 	}
-	o.linkFlags.add(cmd, "SyncID of the messages; backups with another one ignore them")
-	o.modeFlags.add(cmd, "device queue `N` for AF_XDP to send on (default 0)")
+	o.linkFlags.add(cmd, "SyncID of the messages; backups with another one ignore them",
+		"device queue `N` for AF_XDP to send by (default 0)")
 	f := cmd.Flags()
 	f.IntVar(&o.ttl, "ttl", ipvsync.DefaultTTL, "TTL `N` of multicast packets")
 	f.Uint8Var(&o.version, "sync-version", 1, "version of the protocol, `0|1`")
@@ -77,6 +77,7 @@ func newMasterCommand() *cobra.Command {
 	f.BoolVar(&o.strict, "strict", false, "end at the first bad line")
 	f.StringSliceVar(&o.peers, "peer", nil, "send to `ADDR:PORT` by unicast as well; with --group '' only there; may be repeated")
 	f.DurationVar(&o.flush, "flush-interval", ipvsync.DefaultFlushInterval, "longest `TIME` that a record waits for others to fill its message")
+	f.BoolVar(&o.busy, "busy-poll", false, busyPollUsage)
 	f.BoolVar(&o.loop, "loop", false, "deliver to receivers on this host as well")
 	return cmd
 }
@@ -97,7 +98,7 @@ func (o *masterOptions) config(stderr io.Writer) (ipvsync.SenderConfig, error) {
 	}
 	cfg := ipvsync.SenderConfig{
 		Link: link, SyncID: uint8(o.syncID), TTL: o.ttl, Version0: o.version == 0, Loop: o.loop,
-		FlushInterval: o.flush, Logger: newLogger(stderr),
+		FlushInterval: o.flush, BusyPoll: o.busy, Logger: newLogger(stderr),
 	}
 	if o.flush == 0 {
 		cfg.FlushInterval = ipvsync.Immediately
@@ -109,7 +110,6 @@ func (o *masterOptions) config(stderr io.Writer) (ipvsync.SenderConfig, error) {
 		}
 		cfg.Peers = append(cfg.Peers, ap)
 	}
-	o.sender(&cfg, cfg.Logger)
 	return cfg, nil
 }
 

@@ -64,7 +64,7 @@ func Run(ctx context.Context, cfg Config) error {
 		receiver.Close()
 		return fmt.Errorf("master: %w", err)
 	}
-	fmt.Fprintf(out, "master sends by %s\nbackup receives by %s\n\n", p.masterMode, p.backupMode)
+	fmt.Fprintf(out, "master sends by %s\nbackup receives by %s\n\n", describe(sender.Modes()[0]), describe(receiver.Mode()))
 	workers := run(ctx, cfg, sender, j)
 	sendErr := sender.Close()
 	st := sender.Stats()

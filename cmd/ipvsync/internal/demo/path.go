@@ -19,8 +19,6 @@ type path struct {
 
 	sender   ipvsync.SenderConfig
 	receiver ipvsync.ReceiverConfig
-
-	masterMode, backupMode string // how packets are moved; set when they are opened
 }
 
 // newPath takes two namespaces if it may, and loopback if not.
@@ -55,19 +53,6 @@ func newVeth() (_ *path, err error) {
 		return nil, err
 	}
 	p.sender.Interface, p.receiver.Interface = "master0", "backup0"
-	p.sender.OpenTx = func(_ int, lost func([]byte)) (xsk.Tx, error) {
-		cfg := xskConfig("master0")
-		cfg.Lost = lost
-		cfg.MaxPayload = ipvsync.DefaultMaxSize("master0", cfg.Group, nil)
-		tx, choice, err := xsk.OpenTx(xsk.ModeAuto, cfg)
-		p.masterMode = describe(choice)
-		return tx, err
-	}
-	p.receiver.OpenRx = func() (xsk.Rx, error) {
-		rx, choice, err := xsk.OpenRx(xsk.ModeAuto, xskConfig("backup0"))
-		p.backupMode = describe(choice)
-		return rx, err
-	}
 	return p, nil
 }
 
@@ -76,10 +61,6 @@ func describe(c xsk.Choice) string {
 		return "AF_XDP, " + c.String()
 	}
 	return c.String()
-}
-
-func xskConfig(iface string) xsk.Config {
-	return xsk.Config{XDPConfig: xsk.XDPConfig{Interface: iface, Group: ipvsync.DefaultGroup, Port: ipvsync.DefaultPort}, RcvBuf: 8 << 20}
 }
 
 func newLoopback() (*path, error) {
@@ -91,7 +72,6 @@ func newLoopback() (*path, error) {
 	p := &path{
 		name:  fmt.Sprintf("loopback, unicast to port %d (as root: two network namespaces and multicast)", port),
 		close: func() {}, inMaster: here, inBackup: here,
-		masterMode: "UDP", backupMode: "UDP",
 	}
 	p.sender.Interface, p.receiver.Interface = "lo", "lo"
 	p.sender.Peers = []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), port)}
