@@ -121,7 +121,7 @@ func newRootCommand() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetHelpCommand(newHelpCommand())
-	root.AddCommand(newMasterCommand(), newBackupCommand(), newDecodeCommand(), newDemoCommand(), newVersionCommand())
+	root.AddCommand(newMasterCommand(), newBackupCommand(), newDecodeCommand(), newDemoCommand(), newDoctorCommand(), newVersionCommand())
 	return root
 }
 
