@@ -25,7 +25,7 @@ import (
 // Defaults of a resync: docs/resync.md says how they were measured, and
 // TestKernelBurst holds them against stock kernels.
 const (
-	DefaultResyncRate  = 20000 // records a second: 500 full messages
+	DefaultResyncRate  = 50000 // records a second: 1250 full messages
 	DefaultResyncBurst = 16    // messages back to back: a third of a default socket buffer, at 4 KB a message
 )
 

@@ -107,7 +107,7 @@ func TestResync(t *testing.T) {
 // one burst allow.
 func TestPace(t *testing.T) {
 	const perMessage = 40
-	for _, tc := range []struct{ rate, burst int }{{20000, 16}, {1, 1}, {7, 3}, {1e9, 1024}, {333333, 1}} {
+	for _, tc := range []struct{ rate, burst int }{{50000, 16}, {1, 1}, {7, 3}, {1e9, 1024}, {333333, 1}} {
 		rng := rand.New(rand.NewPCG(uint64(tc.rate), uint64(tc.burst)))
 		start := time.Now()
 		now := start
