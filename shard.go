@@ -136,12 +136,10 @@ func (sh *Shard) reservePlain(conns []Conn, p Priority) int {
 	}
 	room, n := sh.own.ReserveMany(encoder.PlainIPv4Size, plain, sh.limits[p])
 	for i := range conns[:n] {
-		encoder.PutPlainIPv4((*[encoder.PlainIPv4Size]byte)(room[i*plainStride:]), &conns[i])
+		encoder.PutPlainIPv4((*[encoder.PlainIPv4Size]byte)(room[i*encoder.PlainIPv4Size:]), &conns[i])
 	}
 	return n
 }
-
-var plainStride = ring.FramedSize(encoder.PlainIPv4Size)
 
 func (sh *Shard) reserveAny(c *Conn, p Priority) error {
 	n := encoder.RecordSize(sh.version, c)

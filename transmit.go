@@ -3,6 +3,7 @@ package ipvsync
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/ipvsync/ipvsync/encoder"
@@ -82,8 +83,16 @@ func (p *port) startClock() {
 	}
 	p.pending = true
 	if d := p.cfg.FlushInterval; d > 0 {
-		p.deadline = time.Now().Add(d)
+		p.deadline = p.clock().Add(d)
 	}
+}
+
+// clock is the time of this turn. Asking for it costs as much as a message.
+func (p *port) clock() time.Time {
+	if p.now.IsZero() {
+		p.now = time.Now()
+	}
+	return p.now
 }
 
 // sealAll seals everything that waits.
@@ -110,15 +119,27 @@ func (p *port) commit(message []byte, records int) {
 	if p.window != nil {
 		p.merged(p.window.takeMerged())
 	}
-	p.accepted.Store(p.accepted.Load() + uint64(records))
 	p.tx.Commit(len(message))
 	if p.sealed-p.settled == uint64(len(p.counts)) {
 		p.growCounts()
 	}
 	p.counts[p.sealed%uint64(len(p.counts))] = uint8(records)
 	p.sealed++
-	p.messages.Store(p.messages.Load() + 1)
-	p.bytes.Store(p.bytes.Load() + uint64(len(message)))
+	p.fresh.accepted += uint64(records)
+	p.fresh.messages++
+	p.fresh.bytes += uint64(len(message))
+}
+
+// count shows the messages committed since the last time to Stats, before the
+// transport gets to say what has become of them.
+func (p *port) count() {
+	if p.fresh.messages == 0 {
+		return
+	}
+	p.accepted.Store(p.accepted.Load() + p.fresh.accepted)
+	p.messages.Store(p.messages.Load() + p.fresh.messages)
+	p.bytes.Store(p.bytes.Load() + p.fresh.bytes)
+	p.fresh.accepted, p.fresh.messages, p.fresh.bytes = 0, 0, 0
 }
 
 // growCounts is for a transport with more frames than there is room for.
@@ -161,6 +182,7 @@ func (p *port) onLost(message []byte) {
 
 // flush hands the committed messages to the network.
 func (p *port) flush() {
+	p.count()
 	if p.down && time.Now().Before(p.retryAt) {
 		return
 	}
@@ -175,6 +197,9 @@ func (p *port) flush() {
 	switch {
 	case err == nil:
 		p.recovered()
+		if p.troubled {
+			p.setLastError(nil)
+		}
 	case errors.Is(err, xsk.ErrLinkDown):
 		p.failed(err)
 	case errors.Is(err, xsk.ErrDeviceGone), errors.Is(err, xsk.ErrBroken), errors.Is(err, xsk.ErrClosed):
@@ -224,6 +249,7 @@ func (p *port) recovered() {
 }
 
 func (p *port) setLastError(err error) {
+	p.troubled = err != nil
 	p.mu.Lock()
 	p.lastErr = err
 	p.mu.Unlock()
@@ -249,6 +275,7 @@ func (p *port) reopen() bool {
 		p.pending = p.window != nil && p.window.left() > 0
 	}
 	p.lossCause = p.lastError()
+	p.count()
 	p.tx.Close() // more than once, if the new one keeps failing
 	p.settle(0)
 	tx, choice, err := p.openTx()
@@ -279,10 +306,16 @@ func (p *port) reopen() bool {
 	return true
 }
 
+// flushCall is what the caller of Flush and the loop share.
+type flushCall struct {
+	done  chan error  // capacity 1
+	ended atomic.Bool // the caller waits no more; written by it, once
+}
+
 // flushRequest is a caller of Flush: satisfied when every ring has been read up
 // to its mark, and the messages sealed until then have left.
 type flushRequest struct {
-	done   chan error // capacity 1
+	*flushCall
 	lost   uint64     // records lost before it
 	marks  []uint64
 	passed bool
@@ -292,8 +325,8 @@ type flushRequest struct {
 func (p *port) takeFlushRequests() {
 	for {
 		select {
-		case done := <-p.flushes:
-			r := flushRequest{done: done, lost: p.lost.Load()}
+		case call := <-p.flushes:
+			r := flushRequest{flushCall: call, lost: p.lost.Load()}
 			for i := range p.sources {
 				r.marks = append(r.marks, p.sources[i].ring.Head())
 			}
@@ -328,6 +361,9 @@ func (p *port) flushDue() bool {
 func (p *port) answerFlushRequests() {
 	rest := p.waiting[:0]
 	for _, r := range p.waiting {
+		if r.ended.Load() {
+			continue
+		}
 		if r.passed && r.sealed == 0 && !p.pending {
 			r.sealed = p.sealed + 1 // + 1: 0 means not yet
 		}

@@ -96,6 +96,21 @@ func (w *Writer) AppendPlainIPv4(rec []byte) bool {
 	return true
 }
 
+// AppendPlainIPv4s is AppendRaw for records of exactly PlainIPv4Size bytes, back
+// to back, where no padding is needed: it copies as many whole ones as fit, and
+// returns how many. 0 leaves the first to AppendRaw.
+func (w *Writer) AppendPlainIPv4s(recs []byte) int {
+	at := w.size
+	if at&w.align != 0 {
+		return 0
+	}
+	n := min(len(recs)/PlainIPv4Size, (len(w.buf)-at)/PlainIPv4Size, MaxRecords-w.count)
+	copy(w.buf[at:], recs[:n*PlainIPv4Size])
+	w.size = at + n*PlainIPv4Size
+	w.count += n
+	return n
+}
+
 // Count is the number of records so far.
 func (w *Writer) Count() int { return w.count }
 

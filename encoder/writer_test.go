@@ -66,6 +66,57 @@ func TestWriterLaysOutAsTheKernel(t *testing.T) {
 	}
 }
 
+// Many at once are as one after the other, as far as they fit, wherever the
+// message stands.
+func TestAppendPlainIPv4s(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	all := samples(t)
+	whole := 0
+	for range 2000 {
+		limit := MinMessageSize + rng.IntN(12000)
+		var fast, slow Writer
+		for _, w := range []*Writer{&fast, &slow} {
+			if err := w.Init(make([]byte, limit), Version1, 7); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range rng.IntN(4) { // some with options, so that padding is due
+			c := all[rng.IntN(len(all))]
+			if fast.Append(&c) == nil && slow.Append(&c) != nil {
+				t.Fatal("a twin refuses")
+			}
+		}
+		var recs []byte
+		for i := range rng.IntN(300) {
+			c := conn4()
+			c.Timeout = uint32(i)
+			recs = append(recs, record(t, Version1, c)...)
+		}
+		n := fast.AppendPlainIPv4s(recs)
+		if n < 0 || n*PlainIPv4Size > len(recs) {
+			t.Fatalf("%d records of %d bytes", n, len(recs))
+		}
+		for i := range n {
+			if !slow.AppendRaw(recs[i*PlainIPv4Size:][:PlainIPv4Size]) {
+				t.Fatalf("record %d of %d does not fit", i, n)
+			}
+		}
+		if rest := recs[n*PlainIPv4Size:]; n > 0 && len(rest) > 0 && slow.AppendRaw(rest[:PlainIPv4Size]) {
+			t.Fatalf("%d fitted, and one more would have", n)
+		} else if n > 0 && len(rest) == 0 {
+			whole++
+		}
+		if n > 0 && slow.Count() == fast.Count() && !bytes.Equal(fast.Seal(), slow.Seal()) {
+			t.Fatal("the messages differ")
+		}
+	}
+	if whole == 0 {
+		t.Error("never did all records fit")
+	}
+}
+
 func TestWriterCountNeverWraps(t *testing.T) {
 	for _, v := range []Version{0, 1} {
 		var w Writer

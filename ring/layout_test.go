@@ -26,7 +26,7 @@ func TestWordsDoNotShareLines(t *testing.T) {
 	}
 	apart("SPSC tail behind the producer's words", unsafe.Offsetof(s.tailSeen), unsafe.Offsetof(s.tail))
 	apart("SPSC head behind what both read", unsafe.Offsetof(s.mask), unsafe.Offsetof(s.head))
-	apart("SPSC end", unsafe.Offsetof(s.read), unsafe.Sizeof(s))
+	apart("SPSC end", unsafe.Offsetof(s.in), unsafe.Sizeof(s))
 	apart("MPSC tail behind the producers' words", unsafe.Offsetof(m.tailSeen), unsafe.Offsetof(m.tail))
 	apart("MPSC claimed behind what all read", unsafe.Offsetof(m.shift), unsafe.Offsetof(m.claimed))
 	apart("MPSC end", unsafe.Offsetof(m.ready), unsafe.Sizeof(m))

@@ -134,7 +134,7 @@ func model(t *testing.T, rng *rand.Rand, r testRing, size int) {
 			n = rng.IntN(64)
 			room, got := r.many(n, rng.IntN(8))
 			for i := range got {
-				b := room[i*FramedSize(n):][:n]
+				b := room[i*n:][:n]
 				for j := range b {
 					b[j] = byte(rng.Uint32())
 				}
@@ -155,6 +155,10 @@ func model(t *testing.T, rng *rand.Rand, r testRing, size int) {
 				run = r.look()
 			}
 			for n := rng.IntN(10); n > 0; n-- {
+				if rng.IntN(3) == 0 {
+					visible = visible[many(t, rng, r.name, &run, visible):]
+					continue
+				}
 				b, ok := run.Peek()
 				if !ok {
 					break
@@ -190,6 +194,29 @@ func model(t *testing.T, rng *rand.Rand, r testRing, size int) {
 	if len(visible) != 0 || r.used() != 0 {
 		t.Fatalf("%s, at the end: %d records and %d bytes are left", r.name, len(visible), r.used())
 	}
+}
+
+// many takes some of the records that PeekMany lends, and returns how many.
+func many(t *testing.T, rng *rand.Rand, name string, run *Run, visible [][]byte) int {
+	records, size, ok := run.PeekMany()
+	if !ok {
+		return 0
+	}
+	n := 1
+	if size > 0 {
+		n = len(records) / size
+	}
+	if n > len(visible) || n == 0 || len(records) != n*size {
+		t.Fatalf("%s: %d records of %d bytes in %d, %d are visible", name, n, size, len(records), len(visible))
+	}
+	for i, want := range visible[:n] {
+		if b := records[i*size:][:size]; !bytes.Equal(b, want) {
+			t.Fatalf("%s: record %d of %d is %x, want %x", name, i, n, b, want)
+		}
+	}
+	n = rng.IntN(n + 1)
+	run.AdvanceMany(n)
+	return n
 }
 
 // A limit keeps room for others.

@@ -13,6 +13,8 @@ const (
 	alignment = 8
 	// skip stands for a length: there is no record up to the next header.
 	skip = 1<<24 - 1
+	// grouped stands for a length: several records follow. See group.go.
+	grouped = skip - 1
 	// falseSharing is the distance between words of different writers: two
 	// lines of 64 bytes, because amd64 fetches them in pairs, and because some
 	// arm64 have lines of 128.
@@ -49,6 +51,8 @@ func FramedSize(n int) int { return (headerSize + n + alignment - 1) &^ (alignme
 // an MPSC in which lap it was written, which is never 0:
 //
 //	lap 16 │ stride/8 24 │ length 24
+//
+// A length from grouped on is none: see grouped and skip.
 func header(length, stride, lap uint64) uint64 { return lap<<48 | stride/alignment<<24 | length }
 
 func lengthOf(h uint64) int { return int(h & (1<<24 - 1)) }
@@ -69,7 +73,8 @@ func lapIn(h uint64) uint64 { return h >> 48 }
 //	r.Release(run)
 type Run struct {
 	b    []byte
-	used int  // bytes of b that Advance has gone over
+	used int  // bytes of b that Advance has gone over, up to a header
+	in   int  // bytes of records that it has gone over in the group there
 	wipe bool // of an MPSC
 }
 
@@ -79,28 +84,52 @@ func (x *Run) Peek() (record []byte, ok bool) {
 		return nil, false
 	}
 	n := lengthOf(word(x.b, x.used))
-	if n == skip {
-		return x.peekBehind()
+	if n >= grouped {
+		return x.peekOther(n)
 	}
 	at := x.used + headerSize
 	return x.b[at : at+n : at+n], true
 }
 
-// peekBehind goes over what is no record, and then is Peek.
-func (x *Run) peekBehind() ([]byte, bool) {
-	x.Advance()
+// peekOther is Peek where there is a group, or a skip to go over.
+func (x *Run) peekOther(n int) ([]byte, bool) {
+	if n == grouped {
+		many, size := x.group()
+		return many[:size:size], true
+	}
+	x.step(word(x.b, x.used))
 	return x.Peek()
 }
 
 // Advance goes over the record that Peek returned.
 func (x *Run) Advance() {
-	stride := strideOf(word(x.b, x.used))
-	// In an MPSC, does a unit begin inside the record? Units count from the end
-	// of the run, which is the end of a claim.
-	if x.wipe && stride > (len(x.b)-x.used-1)&(claimUnit-1)+1 {
-		x.wipeUnits(x.used, x.used+stride)
+	h := word(x.b, x.used)
+	if lengthOf(h) == grouped {
+		x.AdvanceMany(1)
+		return
+	}
+	stride := strideOf(h) // step, which is too long to be inlined
+	if x.wipe {
+		x.wipeFor(stride)
 	}
 	x.used += stride
+}
+
+// step goes to the next header, from the one that is h.
+func (x *Run) step(h uint64) {
+	stride := strideOf(h)
+	if x.wipe {
+		x.wipeFor(stride)
+	}
+	x.used += stride
+}
+
+// wipeFor is for a step in an MPSC: does a unit begin inside the record? Units
+// count from the end of the run, which is the end of a claim.
+func (x *Run) wipeFor(stride int) {
+	if stride > (len(x.b)-x.used-1)&(claimUnit-1)+1 {
+		x.wipeUnits(x.used, x.used+stride)
+	}
 }
 
 // wipeUnits clears the first word of every unit that begins between from and to,

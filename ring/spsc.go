@@ -6,7 +6,7 @@ import (
 )
 
 // SPSC is a ring of variable-size records for one producer and one consumer.
-// NewSPSC makes one. Reserve, Publish and Cancel belong to the producer, Look
+// NewSPSC makes one. Reserve, ReserveMany, Publish and Cancel belong to the producer, Look
 // and Release to the consumer; Len, Head and Tail may be called by anybody.
 //
 // Indices run freely, in bytes, and are masked only to find a place; their
@@ -31,6 +31,7 @@ type SPSC struct {
 	_    [falseSharing]byte
 	tail uint64 // released up to here; written by the consumer
 	read uint64 // looked at up to here; the consumer's own
+	in   int    // bytes of the group there that are gone over; the consumer's own
 
 	_ [falseSharing]byte
 }
@@ -122,39 +123,6 @@ func (r *SPSC) reserveSlow(n, limit int) []byte {
 	return r.block[at : at+uint64(n) : at+uint64(n)]
 }
 
-// ReserveMany lends room for up to count records of n bytes each, as
-// ReserveBelow would for one after the other, and returns how many: those for
-// which there is room, and which lie in one piece. Record i begins at offset
-// i × FramedSize(n) of the room. 0 leaves it to ReserveBelow to say why.
-func (r *SPSC) ReserveMany(n, count, limit int) (room []byte, got int) {
-	if uint(n) > uint(r.MaxRecord()) {
-		return nil, 0
-	}
-	r.guard.enter()
-	stride := uint64(FramedSize(n))
-	at := r.next & r.mask
-	limit = max(min(limit, len(r.block)), 0)
-	count = min(count, len(r.block)/int(stride))
-	free := int64(r.tailSeen + uint64(limit) - r.next)
-	if free < int64(stride)*int64(count) {
-		r.tailSeen = atomic.LoadUint64(&r.tail) // pairs with the store in Release
-		free = int64(r.tailSeen + uint64(limit) - r.next)
-	}
-	free = min(free, int64(uint64(len(r.block))-at))
-	got = min(count, int(free/int64(stride)))
-	if got <= 0 {
-		r.leaveIfEmpty()
-		return nil, 0
-	}
-	h := header(uint64(n), stride, 0)
-	end := at + stride*uint64(got)
-	for i := at; i < end; i += stride {
-		binary.NativeEndian.PutUint64(r.block[i:], h)
-	}
-	r.next += stride * uint64(got)
-	return r.block[at+headerSize : end : end], got
-}
-
 // Unreserve takes back the record of n bytes that was reserved last, and not
 // published yet.
 func (r *SPSC) Unreserve(n int) {
@@ -188,7 +156,9 @@ func (r *SPSC) Publish() {
 // Release lends the same records again.
 func (r *SPSC) Look() Run {
 	head := atomic.LoadUint64(&r.head) // pairs with the store in Publish
-	return lend(r.block, &r.read, head, false)
+	run := lend(r.block, &r.read, head, false)
+	run.in = r.in
+	return run
 }
 
 // lend is the run from index read to index end, up to the end of the block. It
@@ -210,5 +180,6 @@ func lend(block []byte, read *uint64, end uint64, wipe bool) Run {
 func (r *SPSC) Release(run Run) {
 	run.Peek() // goes over a skip at the end, too
 	r.read += uint64(run.used)
+	r.in = run.in
 	storeRelease(&r.tail, r.read) // hands the room back; pairs with the load in reserveSlow
 }

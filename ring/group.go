@@ -1,0 +1,97 @@
+package ring
+
+import (
+	"encoding/binary"
+	"sync/atomic"
+)
+
+// A group is records of one size, back to back, behind one header. Only an SPSC
+// has them. What a producer publishes in one go a consumer can then move in one
+// go, and less memory has to travel from the one's cache to the other's.
+//
+//	header: size 16 │ stride/8 24 │ grouped 24, then count records of size bytes
+//
+// The count is what fits the stride: padding is less than alignment, and a record
+// in a group is not.
+
+// maxGroup bounds a group to an eighth of the ring, whose room comes back only as
+// a whole.
+func maxGroup(block int) int { return min(block/8, 1<<16) }
+
+// ReserveMany lends room for up to count records of n bytes each, back to back,
+// and returns how many: those for which there is room below limit bytes in use,
+// and which lie in one piece. To the consumer they are records like any others;
+// PeekMany gives it several of them. 0 leaves it to ReserveBelow to say why.
+func (r *SPSC) ReserveMany(n, count, limit int) (room []byte, got int) {
+	most := maxGroup(len(r.block)) - headerSize
+	if n < alignment || n > most || count <= 0 {
+		return nil, 0
+	}
+	r.guard.enter()
+	count = min(count, most/n)
+	at := r.next & r.mask
+	bound := uint64(max(min(limit, len(r.block)), 0)) &^ (alignment - 1)
+	free := int64(r.tailSeen + bound - r.next)
+	if free < int64(FramedSize(n*count)) {
+		r.tailSeen = atomic.LoadUint64(&r.tail) // pairs with the store in Release
+		free = int64(r.tailSeen + bound - r.next)
+	}
+	free = min(free, int64(uint64(len(r.block))-at)) - headerSize
+	if free < int64(n) {
+		r.leaveIfEmpty()
+		return nil, 0
+	}
+	got = min(count, int(free)/n)
+	stride := FramedSize(n * got)
+	binary.NativeEndian.PutUint64(r.block[at:], header(grouped, uint64(stride), uint64(n)))
+	r.next += uint64(stride)
+	at += headerSize
+	end := at + uint64(n*got)
+	return r.block[at:end:end], got
+}
+
+// group lends what is left of the group that the run is at.
+func (x *Run) group() (records []byte, size int) {
+	h := word(x.b, x.used)
+	size = int(lapIn(h))
+	at := x.used + headerSize
+	end := at + (strideOf(h)-headerSize)/size*size
+	return x.b[at+x.in : end : end], size
+}
+
+// PeekMany lends as many of the next records as lie back to back and have one
+// size, until AdvanceMany: all of them are in records, size bytes each. ok is
+// false at the end of the run.
+func (x *Run) PeekMany() (records []byte, size int, ok bool) {
+	for x.used < len(x.b) {
+		h := word(x.b, x.used)
+		switch n := lengthOf(h); n {
+		case skip:
+			x.step(h)
+		case grouped:
+			records, size = x.group()
+			return records, size, true
+		default:
+			at := x.used + headerSize
+			return x.b[at : at+n : at+n], n, true
+		}
+	}
+	return nil, 0, false
+}
+
+// AdvanceMany goes over the first n records that PeekMany returned.
+func (x *Run) AdvanceMany(n int) {
+	h := word(x.b, x.used)
+	if lengthOf(h) != grouped {
+		if n > 0 {
+			x.step(h)
+		}
+		return
+	}
+	records, size := x.group()
+	x.in += n * size
+	if n*size >= len(records) {
+		x.in = 0
+		x.step(h)
+	}
+}
