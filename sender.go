@@ -151,11 +151,11 @@ func (s *Sender) Flush(ctx context.Context) error {
 	if s.closed.Load() {
 		return fmt.Errorf("flush: %w", ErrClosed)
 	}
-	done := make([]chan error, len(s.ports))
+	calls := make([]*flushCall, len(s.ports))
 	for i, p := range s.ports {
-		done[i] = make(chan error, 1)
+		calls[i] = &flushCall{ctx: ctx, done: make(chan error, 1)}
 		select {
-		case p.flushes <- done[i]:
+		case p.flushes <- calls[i]:
 		case <-p.ended:
 			return fmt.Errorf("flush: %w", ErrClosed)
 		case <-ctx.Done():
@@ -166,7 +166,7 @@ func (s *Sender) Flush(ctx context.Context) error {
 	var errs []error
 	for i, p := range s.ports {
 		select {
-		case err := <-done[i]:
+		case err := <-calls[i].done:
 			errs = append(errs, err)
 		case <-p.ended: // Close sends everything that it can, too
 			errs = append(errs, p.closeErr)

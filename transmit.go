@@ -1,9 +1,9 @@
 package ipvsync
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/ipvsync/ipvsync/encoder"
@@ -308,15 +308,15 @@ func (p *port) reopen() bool {
 
 // flushCall is what the caller of Flush and the loop share.
 type flushCall struct {
-	done  chan error  // capacity 1
-	ended atomic.Bool // the caller waits no more; written by it, once
+	ctx  context.Context // when it is done, the caller waits no more
+	done chan error      // capacity 1
 }
 
 // flushRequest is a caller of Flush: satisfied when every ring has been read up
 // to its mark, and the messages sealed until then have left.
 type flushRequest struct {
 	*flushCall
-	lost   uint64     // records lost before it
+	lost   uint64 // records lost before it
 	marks  []uint64
 	passed bool
 	sealed uint64
@@ -361,7 +361,7 @@ func (p *port) flushDue() bool {
 func (p *port) answerFlushRequests() {
 	rest := p.waiting[:0]
 	for _, r := range p.waiting {
-		if r.ended.Load() {
+		if r.ctx.Err() != nil {
 			continue
 		}
 		if r.passed && r.sealed == 0 && !p.pending {

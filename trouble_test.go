@@ -1,6 +1,7 @@
 package ipvsync
 
 import (
+	"context"
 	"errors"
 	"runtime"
 	"testing"
@@ -244,4 +245,31 @@ func TestReopenNeedsTheQueue(t *testing.T) {
 	}
 	_ = s.Close()
 	checkSender(t, s.Stats())
+}
+
+// Callers of Flush that gave up while the link was down hold nothing up, and an
+// error that is over is not told any more.
+func TestFlushGivenUp(t *testing.T) {
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1})
+	down := func(int) error { return xsk.ErrLinkDown }
+	k.tx(0).fail.Store(&down)
+	c := flow(1, 1)
+	if err := s.Publish(&c); err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		if err := s.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, xsk.ErrLinkDown) {
+			t.Errorf("%v", err)
+		}
+		cancel()
+	}
+	k.tx(0).fail.Store(nil)
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ports[0].lastError(); err != nil {
+		t.Errorf("%v, after it is well again", err)
+	}
 }

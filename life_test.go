@@ -1,0 +1,142 @@
+package ipvsync
+
+import (
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/ipvsync/ipvsync/xsk"
+	"github.com/ipvsync/ipvsync/xsk/netns"
+	"github.com/ipvsync/ipvsync/xsk/xsktest"
+)
+
+// What happens to the link of a running Sender and Receiver, over AF_XDP and UDP.
+
+// reopenableRx is reopenable for a Receiver.
+func reopenableRx(t *testing.T, e xsktest.End, cfg ReceiverConfig) ReceiverConfig {
+	t.Helper()
+	cfg.Interface = e.Name
+	inside := cfg
+	if err := inside.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.OpenRx = func() (rx xsk.Rx, err error) {
+		err = e.NS.Do(func() (err error) { rx, _, err = inside.openRx(); return err })
+		return rx, err
+	}
+	return cfg
+}
+
+// heartbeat publishes and flushes until the receiver has what was published last,
+// and fails the test after patience. Losses are counted, not errors.
+func heartbeat(t *testing.T, s *Sender, got <-chan uint32, first uint32) (next uint32) {
+	t.Helper()
+	patience := time.After(20 * time.Second)
+	for u := first; ; u++ {
+		c := flow(1, u)
+		if err := s.Publish(&c); err != nil && !errors.Is(err, ErrRingFull) {
+			t.Fatal(err)
+		}
+		poll := time.After(20 * time.Millisecond)
+		for waiting := true; waiting; {
+			select {
+			case v := <-got:
+				if v >= first {
+					return u + 1
+				}
+			case <-poll:
+				waiting = false
+			case <-patience:
+				t.Fatalf("nothing arrives any more: %+v", s.Stats())
+			}
+		}
+	}
+}
+
+// Both ends of the pair are deleted and made anew: sender and receiver come back
+// by themselves, and what was lost is counted.
+func TestDeviceRecreated(t *testing.T) {
+	inModes(t, func(t *testing.T, mode xsk.Mode) {
+		a, b := xsktest.VethPair(t)
+		got := make(chan uint32, 1<<16)
+		r := receive(t, b, reopenableRx(t, b, ReceiverConfig{Link: Link{Mode: mode}}), func(m *Message) {
+			for i := range m.Conns {
+				got <- m.Conns[i].Timeout
+			}
+		})
+		s := send(t, a, reopenable(t, a, SenderConfig{Link: Link{Mode: mode}}))
+		next := heartbeat(t, s, got, 1)
+		for round := range uint64(2) {
+			if err := a.NS.Do(func() error {
+				l, err := netlink.LinkByName(a.Name)
+				if err != nil {
+					return err
+				}
+				return netlink.LinkDel(l)
+			}); err != nil {
+				t.Fatal(err)
+			}
+			end := func(e xsktest.End) netns.End {
+				return netns.End{Name: e.Name, Addrs: []netip.Prefix{netip.PrefixFrom(e.Addr4, 24)}}
+			}
+			if err := netns.Veth(a.NS, b.NS, netns.VethOptions{A: end(a), B: end(b)}); err != nil {
+				t.Fatal(err)
+			}
+			next = heartbeat(t, s, got, next)
+			if st, rst := s.Stats(), r.Stats(); st.Reopened != round+1 || rst.Reopened != round+1 {
+				t.Errorf("sender opened anew %d times, receiver %d times, want %d", st.Reopened, rst.Reopened, round+1)
+			}
+		}
+		_ = s.Close()
+		s.closeErr = nil // a loss was to be expected
+	})
+}
+
+// The MTU is lowered: messages become shorter, and soon nothing is lost any more.
+func TestMTULowered(t *testing.T) {
+	inModes(t, func(t *testing.T, mode xsk.Mode) {
+		a, b := xsktest.VethPair(t)
+		longest := make(chan int, 1<<16)
+		receive(t, b, ReceiverConfig{Link: Link{Mode: mode}}, func(m *Message) { longest <- len(m.Conns) })
+		s := send(t, a, reopenable(t, a, SenderConfig{Link: Link{Mode: mode}, Shards: 1, FlushInterval: time.Hour}))
+		publish := func() error {
+			for n := range 100 {
+				c := flow(n, 1)
+				if err := s.Shard(0).Publish(&c); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return s.Flush(t.Context())
+		}
+		if err := publish(); err != nil {
+			t.Fatal(err)
+		}
+		if n := <-longest; n != 40 {
+			t.Errorf("%d records in a message, want 40", n)
+		}
+		if err := a.NS.Do(func() error {
+			l, err := netlink.LinkByName(a.Name)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkSetMTU(l, 600)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		patience := time.Now().Add(20 * time.Second)
+		// AF_XDP sends what is too long, as does veth, until it looks at the MTU.
+		for err := publish(); err != nil || s.Stats().Reopened == 0; err = publish() {
+			if err != nil && (!errors.Is(err, ErrLost) || !errors.Is(err, xsk.ErrMTU)) || time.Now().After(patience) {
+				t.Fatalf("%v: %+v", err, s.Stats())
+			}
+		}
+		if st := s.Stats(); st.Reopened == 0 || st.Transport.TooBig == 0 {
+			t.Errorf("%+v", st)
+		}
+		_ = s.Close()
+		s.closeErr = nil
+	})
+}
