@@ -194,7 +194,10 @@ func TestResyncUnderLoad(t *testing.T) {
 	go func() {
 		defer close(done)
 		for !stop.Load() {
-			_ = s.PublishPriority(&live, StateChange)
+			for range 2 * minRing / encoder.PlainIPv4Size { // more than the ring holds
+				_ = s.PublishPriority(&live, StateChange)
+			}
+			_ = s.Flush(context.Background())
 		}
 	}()
 	conns := benchConns(20000)
