@@ -57,7 +57,7 @@ func TestDoctor(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	if d.Send.Mode != "copy" || d.Send.Locked != 4<<20 || len(d.Send.Queues) != 1 ||
-		d.Receive.Mode != "copy" || d.Receive.Locked != 8<<20 || len(d.Receive.Queues) != 2 {
+		d.Receive.Mode != "copy" || d.Receive.Locked != 16<<20 || len(d.Receive.Queues) != 2 {
 		t.Errorf("send %+v, receive %+v", d.Send, d.Receive)
 	}
 	for _, w := range []doctor.Way{d.Send, d.Receive} {
@@ -225,7 +225,7 @@ func TestDoctorWithoutRights(t *testing.T) {
 				t.Errorf("%v: %+v does not name %v", tt.caps, h.Findings, f)
 			}
 		}
-		if tt.host == nil && (!says(d.Findings, "RLIMIT_MEMLOCK is 64 KiB", "ulimit -l 4096") || !strings.Contains(d.Send.Not[1].Do, "LimitMEMLOCK")) {
+		if tt.host == nil && (!says(d.Findings, "RLIMIT_MEMLOCK is 64 KiB", "ulimit -l 8192") || !strings.Contains(d.Send.Not[1].Do, "LimitMEMLOCK")) {
 			t.Errorf("%+v, %+v", d.Findings, d.Send.Not)
 		}
 	}

@@ -70,11 +70,11 @@ func (d *Device) judge(h *Host) {
 		add(fmt.Sprintf("ipvsadm --start-daemon … --sync-maxlen %d at kernel masters, --maxlen %d at ipvsync's; or --mode udp-gso", mostPayload, mostPayload),
 			"the MTU of %d allows messages of %d bytes; those above %d do not fit an AF_XDP receiver's frame and are dropped", d.MTU, n, mostPayload)
 	}
-	need := int64(max(d.Receive.Locked, d.Send.Locked, perQueue*max(d.RxQueues, 1)))
+	need := int64(max(d.Receive.Locked, d.Send.Locked, wantedBuffer*max(d.RxQueues, 1)))
 	if h.Memlock >= 0 && !h.has("IPC_LOCK") && need > h.Memlock {
 		add(fmt.Sprintf("ulimit -l %d, or LimitMEMLOCK=%d in the systemd unit, or CAP_IPC_LOCK", need>>10, need),
 			"AF_XDP locks %d KiB here, %d KiB for each of %d queues to receive from, and RLIMIT_MEMLOCK is %d KiB",
-			need>>10, perQueue>>10, max(d.RxQueues, 1), h.Memlock>>10)
+			need>>10, wantedBuffer>>10, max(d.RxQueues, 1), h.Memlock>>10)
 	}
 	if d.RxQueues > 1 && d.Kind == "" {
 		add(fmt.Sprintf("ethtool -N %s flow-type udp4 dst-port 8848 action 0, and --queues 0", d.Name),
@@ -86,12 +86,8 @@ func (d *Device) judge(h *Host) {
 	}
 }
 
-const (
-	// perQueue is the packet memory of one queue, by default: frames × size.
-	perQueue = 2048 * 2048
-	// mostPayload is the most bytes of a message in a frame to receive into:
-	// the frame less the kernel's headroom, Ethernet, IPv4 and UDP headers.
-	mostPayload = 2048 - 256 - 14 - xsk.Overhead4
-)
+// mostPayload is the most bytes of a message in a frame to receive into: the frame
+// less the kernel's headroom, Ethernet, IPv4 and UDP headers.
+const mostPayload = frameSize - 256 - 14 - xsk.Overhead4
 
 func longest(mtu int) int { return mtu - xsk.Overhead4 }

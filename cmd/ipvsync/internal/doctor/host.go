@@ -78,8 +78,12 @@ func number(path string) int {
 	return n
 }
 
-// wantedBuffer is what the commands ask for as a socket's buffer to receive.
-const wantedBuffer = 8 << 20
+// wantedBuffer is what backup asks for by default: as its socket's buffer, or with
+// AF_XDP as packet memory for each queue, in frames of frameSize.
+const (
+	wantedBuffer = 8 << 20
+	frameSize    = 2048
+)
 
 func (h *Host) judge() {
 	add := func(do, format string, args ...any) {

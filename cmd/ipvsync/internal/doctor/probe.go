@@ -79,7 +79,7 @@ func (p *prober) send() Way {
 // receive finds the best mode to receive.
 func (p *prober) receive() Way {
 	cfg := p.config
-	cfg.Local, cfg.RcvBuf = p.d.local(), wantedBuffer
+	cfg.Local, cfg.RcvBuf, cfg.RxFrames = p.d.local(), wantedBuffer, wantedBuffer/frameSize
 	if !cfg.Local.IsValid() {
 		cfg.Group = ipvsync.DefaultGroup // works without, and on this port nobody sends to it
 	}
