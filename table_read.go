@@ -90,7 +90,10 @@ func (t *Table) Lookup(key Key) (Entry, bool) {
 		}
 	}
 	runtime.KeepAlive(t) // or its memory would be unmapped meanwhile
-	return e, found
+	if !found {
+		return Entry{}, false
+	}
+	return e, true
 }
 
 // patience is how often a reader tries without the mutex. A try fails when the
@@ -156,16 +159,13 @@ func (s *tableShard) follow(r ref, k *flowKey, want kind, engine []byte, e *Entr
 			if left := int64(m.deadline())*int64(tableTick) - since; left > 0 {
 				m.conn(k.v6, &e.Conn)
 				e.Expires = time.Duration(left)
-				if n := m.options(); n != 0 {
-					e.Options = s.side.get(n)
-					if atomic.LoadUint64(p) != m[wVersion] {
-						return false, false
-					}
+				e.Options = s.side.get(m.options())
+				if m.options() != 0 && atomic.LoadUint64(p) != m[wVersion] {
+					return false, false
 				}
 				if engine == nil || string(engineOf(e.Options)) == string(engine) {
 					return true, true
 				}
-				e.Options = nil
 			}
 		}
 		if engine != nil {

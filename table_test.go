@@ -1,8 +1,13 @@
 package ipvsync
 
 import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
+
+	"github.com/ipvsync/ipvsync/encoder"
 )
 
 // testClock is a clock that a test moves.
@@ -41,7 +46,7 @@ func checkTable(tb testing.TB, t *Table) {
 	if sum := st.Loaded + st.LoadsKept + st.LoadsOver + st.LoadsRefused; st.Loads != sum {
 		tb.Errorf("loads %d, accounted for %d: %+v", st.Loads, sum, st)
 	}
-	if st.Entries != st.Added+st.Loaded-st.Expired {
+	if !t.closed.Load() && st.Entries != st.Added+st.Loaded-st.Expired {
 		tb.Errorf("%d entries, accounted for %d: %+v", st.Entries, st.Added+st.Loaded-st.Expired, st)
 	}
 }
@@ -88,5 +93,191 @@ func TestTableLife(t *testing.T) {
 	clock.advance(time.Hour)
 	if n := table.Len(); n != 0 {
 		t.Errorf("%d entries, want 0", n)
+	}
+}
+
+func TestTableFull(t *testing.T) {
+	clock := newTestClock()
+	table := newTable(t, TableConfig{MaxEntries: 50, Shards: 4, Now: clock.now})
+	var conns []Conn
+	for i := range 60 {
+		conns = append(conns, flow(i, 10))
+	}
+	table.Apply(conns)
+	if st := table.Stats(); st.Added != 50 || st.Refused != 10 || table.Len() != 50 {
+		t.Fatalf("%+v", st)
+	}
+	conns[0].Dest.Port++
+	table.Apply(conns) // what is there goes on, and is replaced
+	if st := table.Stats(); st.Updated != 49 || st.Replaced != 1 || st.Refused != 20 {
+		t.Fatalf("%+v", st)
+	}
+	if err := table.Load(Entry{Conn: flow6(1, 10), Expires: time.Second}); !errors.Is(err, ErrTableFull) {
+		t.Errorf("load into a full table: %v", err)
+	}
+	clock.advance(11 * time.Second) // without Expire: what is over makes room
+	table.Apply(conns)
+	if st := table.Stats(); st.Added != 100 || st.Refused != 30 || st.Expired != 50 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// What All gives, Load takes: the same table, and the same lifetimes.
+func TestTableLoad(t *testing.T) {
+	clock := newTestClock()
+	table := newTable(t, TableConfig{MaxEntries: 5000, Now: clock.now})
+	r := rand.New(rand.NewPCG(1, 1))
+	for range 20 {
+		conns := make([]Conn, 40)
+		for i := range conns {
+			conns[i] = randomConn(r)
+			conns[i].Client.Addr[3] = byte(r.IntN(100))
+		}
+		table.Apply(conns)
+		clock.advance(700 * time.Millisecond)
+	}
+	table.Expire()
+	other := newTable(t, TableConfig{MaxEntries: 5000, Shards: 8, Now: clock.now})
+	var want, got []string
+	keys := map[string]bool{} // shadowed entries of a key that is there are kept out
+	for e := range table.All() {
+		f := e.Flags & (encoder.FlagTemplate | encoder.FlagNoCport)
+		k := fmt.Sprint(KeyOf(&e.Conn), f)
+		lost := kindOf(e.Flags, e.Client.Port, false) == kindLost
+		if lost || !keys[k] {
+			want = append(want, describeEntry(&e))
+		}
+		keys[k] = true
+		if err := other.Load(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for e := range other.All() {
+		got = append(got, describeEntry(&e))
+	}
+	compareSorted(t, "entries", got, want)
+	for e := range table.All() {
+		a, okA := table.Lookup(KeyOf(&e.Conn))
+		b, okB := other.Lookup(KeyOf(&e.Conn))
+		if okA != okB || a.Client != b.Client {
+			t.Errorf("%v: %v, loaded %v", &e.Conn, okA, okB)
+		}
+	}
+
+	e := Entry{Conn: flow(1, 10)}
+	if err := other.Load(e); err != nil || other.Stats().LoadsOver != 1 {
+		t.Errorf("nothing left: %v", err)
+	}
+	e.Expires = time.Second
+	for _, bad := range []func(*Entry){
+		func(e *Entry) { e.Timeout = 0 }, func(e *Entry) { e.Flags |= encoder.FlagOnePacket },
+		func(e *Entry) { e.Protocol = 99 }, func(e *Entry) { e.State = 11 }, func(e *Entry) { e.Dest.Family = encoder.IPv6 },
+		func(e *Entry) { e.Client.Family = 0 },
+	} {
+		x := e
+		bad(&x)
+		if err := other.Load(x); !errors.Is(err, ErrUnloadable) {
+			t.Errorf("%v: %v", &x.Conn, err)
+		}
+	}
+	e.Expires = 1<<63 - 1
+	e.Client.Addr[0] = 77
+	if err := other.Load(e); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok := other.Lookup(KeyOf(&e.Conn)); !ok || got.Expires < 1<<62 {
+		t.Errorf("the longest life: %v %v", ok, got.Expires)
+	}
+	other.Close()
+	if err := other.Load(e); !errors.Is(err, ErrClosed) {
+		t.Errorf("load after Close: %v", err)
+	}
+}
+
+func TestTableDoesNotAllocate(t *testing.T) {
+	if onHeap {
+		t.Skip("the race detector allocates")
+	}
+	table := newTable(t, TableConfig{MaxEntries: 10000})
+	conns := make([]Conn, 40)
+	key := Key{Protocol: encoder.TCP}
+	n := 0
+	allocs := testing.AllocsPerRun(200, func() {
+		for i := range conns {
+			tableFlow(uint32(n/2+i), &conns[i]) // half of them new
+		}
+		n += len(conns)
+		table.Apply(conns)
+		for i := range conns {
+			key.Client, key.Virtual = conns[i].Client, conns[i].Virtual
+			if _, ok := table.Lookup(key); !ok {
+				t.Fatal("not found")
+			}
+		}
+	})
+	if allocs != 0 {
+		t.Errorf("%v allocations", allocs)
+	}
+}
+
+// A subscriber that does not read misses changes, which is counted, and holds up nobody.
+func TestTableSubscriberMisses(t *testing.T) {
+	table := newTable(t, TableConfig{MaxEntries: 100})
+	slow, quick := table.Subscribe(10), table.Subscribe(100)
+	conns := make([]Conn, 40)
+	for i := range conns {
+		conns[i] = flow(i, 10)
+	}
+	table.Apply(conns)
+	if slow.Missed() != 30 || quick.Missed() != 0 || table.Stats().Missed != 30 || len(quick.Changes()) != 40 {
+		t.Errorf("missed %d, %d, in all %d", slow.Missed(), quick.Missed(), table.Stats().Missed)
+	}
+	conns[0].Dest.Port++
+	slow.Close()
+	slow.Close()
+	table.Apply(conns[:1])
+	for range 40 {
+		<-quick.Changes()
+	}
+	c := <-quick.Changes()
+	if c.Kind != Replaced || c.Entry.Dest != conns[0].Dest || c.Old.Dest.Port != conns[0].Dest.Port-1 {
+		t.Errorf("%+v", c)
+	}
+	table.Close()
+	if _, ok := <-quick.Changes(); ok {
+		t.Error("Close leaves the subscription open")
+	}
+	if _, ok := <-table.Subscribe(1).Changes(); ok {
+		t.Error("a subscription of a closed table is open")
+	}
+}
+
+func TestTableClose(t *testing.T) {
+	table, err := NewTable(TableConfig{MaxEntries: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := flow(1, 10)
+	table.Apply([]Conn{c})
+	for range 2 {
+		if err := table.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	table.Apply([]Conn{c})
+	for range table.All() {
+		t.Error("a closed table has entries")
+	}
+	if _, ok := table.Lookup(KeyOf(&c)); ok || table.Len() != 0 || table.Stats().Ignored[IgnoredClosed] != 1 {
+		t.Errorf("found %v, %d entries, %+v", ok, table.Len(), table.Stats())
+	}
+}
+
+func TestTableConfig(t *testing.T) {
+	for _, cfg := range []TableConfig{{MaxEntries: -1}, {MaxEntries: MaxTableEntries + 1}, {Shards: 3}, {Shards: 128}, {Shards: -1}} {
+		var ce *ConfigError
+		if _, err := NewTable(cfg); !errors.As(err, &ce) {
+			t.Errorf("%+v: %v", cfg, err)
+		}
 	}
 }
