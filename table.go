@@ -46,6 +46,7 @@ type Table struct {
 	noCport atomic.Int64 // entries of kindNoCport
 	subs    atomic.Pointer[subscribers]
 	subsMu  sync.Mutex // for writers of subs
+	turn    int        // of anyShard
 }
 
 // Sizes of a Table.
@@ -190,11 +191,16 @@ func (t *Table) Expire() {
 	now := t.tick()
 	for i := range t.shards {
 		s := &t.shards[i]
-		s.mu.Lock()
-		s.advance(now, math.MaxInt)
-		s.mu.Unlock()
+		for done := false; !done; {
+			s.mu.Lock() // for a while, so that Apply need not wait for millions
+			done = s.advance(now, expireTurn)
+			s.mu.Unlock()
+		}
 	}
 }
+
+// expireTurn is how many entries Expire looks at under a mutex, at 50 to 200 ns each.
+const expireTurn = 1000
 
 // Run calls Expire eight times a second, until ctx is done; then it returns nil.
 func (t *Table) Run(ctx context.Context) error {

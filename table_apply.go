@@ -210,5 +210,11 @@ func (b *batch) sort(n, shards int) []uint8 {
 	return order
 }
 
+// anyShard takes turns. The caller holds all mutexes.
+func (t *Table) anyShard() *tableShard {
+	t.turn++
+	return &t.shards[t.turn%len(t.shards)]
+}
+
 func (t *Table) shardOf(hash uint64) int       { return int(hash >> (64 - t.shardBits)) }
 func (t *Table) shard(hash uint64) *tableShard { return &t.shards[t.shardOf(hash)] }

@@ -40,7 +40,7 @@ func newRegion(size uintptr) (region, error) {
 	mem, err := unix.Mmap(-1, 0, int(size+hugePage), unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
-		return region{}, fmt.Errorf("reserve %d MB of address space: %w", size>>20, err)
+		return region{}, fmt.Errorf("reserve %d MB of address space for the table: %w; a smaller MaxEntries takes less", size>>20, err)
 	}
 	base := unsafe.Pointer(unsafe.SliceData(mem))
 	base = unsafe.Add(base, -uintptr(base)&(hugePage-1))

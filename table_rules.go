@@ -107,6 +107,9 @@ func (s *tableShard) apply(c *Conn, k *flowKey, engine []byte, now uint64, toget
 		}
 	}
 	if r == 0 {
+		if together && kindOf(c.Flags, cport, engine != nil) == kindLost {
+			s = s.table.anyShard() // repeats of one key would all be in one
+		}
 		return s.add(c, k, engine, now)
 	}
 	var m image

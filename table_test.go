@@ -1,6 +1,7 @@
 package ipvsync
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -279,5 +280,54 @@ func TestTableConfig(t *testing.T) {
 		if _, err := NewTable(cfg); !errors.As(err, &ce) {
 			t.Errorf("%+v: %v", cfg, err)
 		}
+	}
+}
+
+// Apply ends a bounded number of entries, Expire all.
+func TestTableExpiresInTurns(t *testing.T) {
+	clock := newTestClock()
+	const entries = 5 * expireTurn
+	table := newTable(t, TableConfig{MaxEntries: 2 * entries, Shards: 1, Now: clock.now})
+	conns := make([]Conn, entries)
+	for i := range conns {
+		conns[i] = flow(i, 10)
+	}
+	table.Apply(conns)
+	clock.advance(time.Minute)
+	again := flow(entries, 10)
+	table.Apply([]Conn{again})
+	if st := table.Stats(); st.Expired == 0 || st.Expired > expireBudget+2 {
+		t.Errorf("one record ended %d entries, want up to %d", st.Expired, expireBudget+2)
+	}
+	for e := range table.All() {
+		if e.Client != again.Client {
+			t.Fatalf("%v is over, and shown", &e.Conn)
+		}
+	}
+	table.Expire()
+	if st := table.Stats(); st.Expired != entries || st.Entries != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// Run ends what nobody else does.
+func TestTableRun(t *testing.T) {
+	table := newTable(t, TableConfig{MaxEntries: 100})
+	sub := table.Subscribe(10)
+	c := flow(1, 1)
+	start := time.Now()
+	table.Apply([]Conn{c})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- table.Run(ctx) }()
+	if got := <-sub.Changes(); got.Kind != Added {
+		t.Fatalf("%+v", got)
+	}
+	if got := <-sub.Changes(); got.Kind != Expired || got.Entry.Client != c.Client || time.Since(start) < time.Second {
+		t.Fatalf("after %v: %+v", time.Since(start), got)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

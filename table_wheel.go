@@ -71,8 +71,9 @@ func (s *tableShard) wheelMove(r ref, p *uint64, m *image, now uint64) {
 	*wordAfter(p, wWheel) = m[wWheel]
 }
 
-// advance looks at the slots up to now, and at no more than budget entries.
-func (s *tableShard) advance(now uint64, budget int) {
+// advance looks at the slots up to now, and at no more than budget entries. It
+// says whether that was all.
+func (s *tableShard) advance(now uint64, budget int) bool {
 	w := &s.wheel
 	if now >= w.pos+wheelSlots {
 		w.pos = now - wheelSlots + 1 // once around is everything
@@ -81,7 +82,7 @@ func (s *tableShard) advance(now uint64, budget int) {
 		slot := w.pos % wheelSlots
 		for r := w.slots[slot]; r != 0; r = w.slots[slot] {
 			if budget--; budget < 0 {
-				return
+				return false
 			}
 			p := s.entry(r)
 			if *wordAfter(p, wDeadline)&deadlineMask <= now {
@@ -96,4 +97,5 @@ func (s *tableShard) advance(now uint64, budget int) {
 			storeWord(wordAfter(p, wDeadline), m[wDeadline]) // the deadline in it is the same
 		}
 	}
+	return true
 }
