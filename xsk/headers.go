@@ -33,8 +33,10 @@ const (
 type UDPChecksum int
 
 const (
-	ChecksumFull UDPChecksum = iota // over header and message
-	ChecksumZero                    // none: allowed with IPv4 only, and refused by some networks
+	ChecksumAuto    UDPChecksum = iota // ChecksumOffload where it can be had, else ChecksumFull
+	ChecksumFull                       // over header and message, by the sender
+	ChecksumOffload                    // by the device, or the kernel on its behalf: TX metadata, Linux 6.11
+	ChecksumZero                       // none: allowed with IPv4 only, and refused by some networks
 )
 
 // groupMAC returns the Ethernet address of a multicast group: RFC 1112, section
@@ -55,10 +57,11 @@ type template struct {
 	ip   int // where the IP header starts
 	v6   bool
 	zero bool // no UDP checksum
+	meta bool // the device finishes the UDP checksum: metadata lies in front of the packet
 
 	// Folded, so that they have room at the top.
 	ipSum  uint64 // sum of the IPv4 header without length, identification and checksum
-	udpSum uint64 // sum of the pseudo header and the UDP header without length and checksum
+	udpSum uint64 // sum of the pseudo header and, but with meta, the UDP header without length and checksum
 	id     uint16 // IPv4 identification of the next packet
 }
 
@@ -99,11 +102,14 @@ func newTemplate(c templateConfig) template {
 		t.udpSum = uint64(fold16(sum64(t.hdr[t.ip+12:t.ip+ipv4Len], sum16(protoUDP))))
 		t.zero = c.checksum == ChecksumZero
 	}
+	t.meta = c.checksum == ChecksumOffload
 	b = be.AppendUint16(b, c.src.Port())
 	b = be.AppendUint16(b, c.dst.Port())
 	b = append(b, 0, 0, 0, 0)
 	t.n = len(b)
-	t.udpSum += sum16(c.src.Port()) + sum16(c.dst.Port())
+	if !t.meta {
+		t.udpSum += sum16(c.src.Port()) + sum16(c.dst.Port())
+	}
 	return t
 }
 
@@ -125,6 +131,10 @@ func (t *template) seal(b []byte, n int, payload uint64) {
 	}
 	be.PutUint16(udp[4:], udpSize)
 	if t.zero {
+		return
+	}
+	if t.meta { // what is there is added to the rest: CHECKSUM_PARTIAL
+		putSum(udp[6:], fold16(t.udpSum+sum16(udpSize)))
 		return
 	}
 	// The length counts twice: in the pseudo header, and in the UDP header.

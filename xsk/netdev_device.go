@@ -48,19 +48,9 @@ func LookAtDevice(name string) (d Device, err error) {
 		Features: XDPFeatures(facts.Features),
 		XDP:      facts.Features&xdpActBasic != 0, ZeroCopy: facts.Features&xdpActXSKZeroCopy != 0,
 	}
-	s := newSocket(false)
-	s.step("ask for the driver", func() error {
-		info, err := unix.IoctlGetEthtoolDrvinfo(s.fd, name)
-		if err == nil {
-			d.Driver = unix.ByteSliceToString(info.Driver[:])
-		}
-		return nil // not every device has one
-	})
-	fd, err := s.done()
-	if err != nil {
+	if d.Driver, err = driver(name); err != nil {
 		return d, err
 	}
-	unix.Close(fd)
 	c, err := newNlConn(unix.NETLINK_ROUTE)
 	if err != nil {
 		return d, err
@@ -68,6 +58,23 @@ func LookAtDevice(name string) (d Device, err error) {
 	defer c.close()
 	d.Program, d.ProgramGeneric, err = c.xdpProgram(ifi.Index)
 	return d, err
+}
+
+// driver asks for the name of a device's driver, empty if it has none.
+func driver(name string) (driver string, err error) {
+	s := newSocket(false)
+	s.step("ask for the driver", func() error {
+		info, err := unix.IoctlGetEthtoolDrvinfo(s.fd, name)
+		if err == nil {
+			driver = unix.ByteSliceToString(info.Driver[:])
+		}
+		return nil // not every device has one
+	})
+	fd, err := s.done()
+	if err == nil {
+		unix.Close(fd)
+	}
+	return driver, err
 }
 
 // generic asks a family of generic netlink, found by name.
@@ -105,6 +112,7 @@ type deviceFacts struct {
 	RxQueues, TxQueues int    // in use; 0: not known
 	Features           uint64 // NETDEV_XDP_ACT_*
 	FeaturesKnown      bool   // Linux 6.3
+	XSKFeatures        uint64 // NETDEV_XSK_FLAGS_*, of zero-copy mode
 }
 
 // Bits of enum netdev_xdp_act of include/uapi/linux/netdev.h.
@@ -147,7 +155,7 @@ func device(ifindex int) (d deviceFacts, err error) {
 			b = rest
 		}
 	}
-	const cmdDevGet, attrIfindex, attrFeatures = 1, 1, 3
+	const cmdDevGet, attrIfindex, attrFeatures, attrXSKFeatures = 1, 1, 3, 6
 	b, err = c.generic("netdev", cmdDevGet, func() { c.attr32(attrIfindex, uint32(ifindex)) })
 	if err != nil {
 		return d, nil // an older kernel
@@ -157,8 +165,11 @@ func device(ifindex int) (d deviceFacts, err error) {
 		if !ok {
 			return d, nil
 		}
-		if typ == attrFeatures && len(v) == 8 {
+		switch {
+		case typ == attrFeatures && len(v) == 8:
 			d.Features, d.FeaturesKnown = native.Uint64(v), true
+		case typ == attrXSKFeatures && len(v) == 8:
+			d.XSKFeatures = native.Uint64(v)
 		}
 		b = rest
 	}

@@ -16,6 +16,7 @@ type Socket struct {
 	cfg  SocketConfig
 	ifi  *net.Interface
 	zc   bool
+	meta bool // TX metadata
 	umem *UMEM
 	tx   *TxQueue
 	rx   *RxQueue
@@ -61,8 +62,10 @@ func (s *Socket) open() (err error) {
 	if s.umem, err = newUMEM(c.FrameSize, c.TxFrames, c.RxFrames); err != nil {
 		return err
 	}
-	if err := registerUMEM(s.fd, s.umem); err != nil {
-		return explainXDP("register packet memory", err, c)
+	if s.meta = c.TxMetadata && c.TxFrames > 0 && registerUMEM(s.fd, s.umem, true) == nil; !s.meta {
+		if err := registerUMEM(s.fd, s.umem, false); err != nil {
+			return explainXDP("register packet memory", err, c)
+		}
 	}
 	if err := s.makeRings(); err != nil {
 		return err
@@ -249,6 +252,11 @@ func (s *Socket) UMEM() *UMEM { return s.umem }
 
 // ZeroCopy reports whether the driver works on the packet memory directly.
 func (s *Socket) ZeroCopy() bool { return s.zc }
+
+// TxMetadata reports whether packets may be queued with metadata in front of
+// them: TxQueue.QueueMeta. What of it a driver in zero-copy mode understands is
+// another question.
+func (s *Socket) TxMetadata() bool { return s.meta }
 
 // Queue returns the number of the device queue.
 func (s *Socket) Queue() int { return s.cfg.Queue }

@@ -59,6 +59,10 @@ type SocketConfig struct {
 	Mode     CopyMode
 	BusyPoll BusyPoll
 
+	// TxMetadata makes room for what a sender may tell the device about a
+	// packet, if the kernel has it: Linux 6.11. See Socket.TxMetadata.
+	TxMetadata bool
+
 	// Program feeds the receiving half; it must serve Interface. nil: none,
 	// and nothing is received.
 	Program *Program

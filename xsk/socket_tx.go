@@ -58,12 +58,22 @@ func (q *TxQueue) Room(n int) bool { return q.ring.room(uint32(n)) }
 // lent, or the bytes are not all in the frame: the kernel would block the ring
 // on such a descriptor (xskq_cons_is_valid_desc), so that it never sees one.
 func (q *TxQueue) Queue(frame uint32, off, n int) bool {
+	return q.queue(frame, off, n, 0)
+}
+
+// QueueMeta is Queue for a packet in front of which TX metadata lie, which
+// are checked no further. Only with Socket.TxMetadata, else the kernel blocks the ring.
+func (q *TxQueue) QueueMeta(frame uint32, off, n int) bool {
+	return off >= txMetadataLen && q.queue(frame, off, n, unix.XDP_TX_METADATA)
+}
+
+func (q *TxQueue) queue(frame uint32, off, n int, options uint32) bool {
 	if off < 0 || n <= 0 || off+n > 1<<q.pool.shift || int(frame) >= len(q.pool.state) ||
 		q.pool.state[frame] != frameLent || !q.ring.room(1) {
 		return false
 	}
 	q.pool.state[frame] = frameKernel
-	q.ring.put(unix.XDPDesc{Addr: q.pool.addr(frame) + uint64(off), Len: uint32(n)})
+	q.ring.put(unix.XDPDesc{Addr: q.pool.addr(frame) + uint64(off), Len: uint32(n), Options: options})
 	return true
 }
 

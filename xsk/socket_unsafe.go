@@ -52,12 +52,16 @@ func getsockoptRaw(fd, option int, p unsafe.Pointer, n uintptr) error {
 	return nil
 }
 
-// registerUMEM tells the kernel the packet memory: XDP_UMEM_REG.
-func registerUMEM(fd int, u *UMEM) error {
+// registerUMEM tells the kernel the packet memory: XDP_UMEM_REG. With metadata it
+// is EINVAL up to Linux 6.10.
+func registerUMEM(fd int, u *UMEM, metadata bool) error {
 	reg := unix.XDPUmemReg{
 		Addr: uint64(uintptr(unsafe.Pointer(unsafe.SliceData(u.mem)))),
 		Len:  uint64(len(u.mem)),
 		Size: uint32(u.frameSize),
+	}
+	if metadata {
+		reg.Flags, reg.Tx_metadata_len = unix.XDP_UMEM_TX_METADATA_LEN, txMetadataLen
 	}
 	return setsockoptRaw(fd, unix.XDP_UMEM_REG, unsafe.Pointer(&reg), unsafe.Sizeof(reg))
 }

@@ -237,7 +237,7 @@ func BenchmarkXDPTxRatio(b *testing.B) {
 		name  string
 		write bool
 		sum   UDPChecksum
-	}{{"checksum", false, ChecksumFull}, {"written", true, ChecksumFull}, {"nochecksum", false, ChecksumZero}, {"nochecksum/written", true, ChecksumZero}} {
+	}{{"checksum", false, ChecksumFull}, {"written", true, ChecksumFull}, {"offload", false, ChecksumAuto}, {"offload/written", true, ChecksumAuto}, {"nochecksum", false, ChecksumZero}, {"nochecksum/written", true, ChecksumZero}} {
 		b.Run(c.name, func(b *testing.B) {
 			near1, _ := xsktest.VethPair(b)
 			near2, _ := xsktest.VethPair(b)

@@ -77,7 +77,7 @@ type XDPConfig struct {
 
 	BusyPoll BusyPoll
 
-	Checksum UDPChecksum // of a sender's IPv4 packets; those of IPv6 always have one
+	Checksum UDPChecksum // of a sender's packets; those of IPv6 always have one
 
 	// Program is used instead of one of the receiver's own, and stays open.
 	Program *Program
@@ -100,6 +100,7 @@ type XDPInfo struct {
 	Queues     []int
 	ZeroCopy   bool        // of all queues
 	WhyCopy    string      // why not zero-copy, if it was not refused
+	Checksum   UDPChecksum // of a sender's packets: what was chosen
 	Program    ProgramInfo // that feeds the receiver; zero for a sender without one
 	FrameSize  int
 	Frames     int              // of each queue
@@ -158,8 +159,8 @@ func (c *XDPConfig) check(sender bool) error {
 		return bad("VLAN %d: want 1 to 4094, or 0 for none", c.VLAN)
 	case c.Mode < ZeroCopyPreferred || c.Mode > CopyOnly:
 		return bad("Mode %v", c.Mode)
-	case c.Checksum != ChecksumFull && c.Checksum != ChecksumZero:
-		return bad("Checksum %d: want ChecksumFull or ChecksumZero", c.Checksum)
+	case c.Checksum < ChecksumAuto || c.Checksum > ChecksumZero:
+		return bad("Checksum %d: want ChecksumAuto, ChecksumFull, ChecksumOffload or ChecksumZero", c.Checksum)
 	case c.Program != nil && c.PinnedMap != "":
 		return bad("both Program and PinnedMap")
 	}

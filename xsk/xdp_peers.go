@@ -64,7 +64,7 @@ func (t *XDPTx) openDest(ifi *net.Interface, mac [6]byte, addr netip.AddrPort) (
 		}
 	}
 	d.tmpl = newTemplate(d.head)
-	t.sums = t.sums || !d.tmpl.zero
+	t.sums = t.sums || !d.tmpl.zero && !d.tmpl.meta
 	report := func(err error) error {
 		return &Error{Op: "send", Interface: ifi.Name, Dest: addr, Err: err}
 	}

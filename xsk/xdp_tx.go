@@ -154,8 +154,12 @@ func (t *XDPTx) openSocket(queue int) error {
 	t.socket, err = OpenSocket(SocketConfig{
 		Interface: c.Interface, Queue: queue, TxFrames: c.TxFrames, FrameSize: c.FrameSize,
 		Mode: c.Mode, BusyPoll: c.BusyPoll,
+		TxMetadata: c.Checksum == ChecksumAuto || c.Checksum == ChecksumOffload,
 	})
 	if err != nil {
+		return err
+	}
+	if err := t.chooseChecksum(facts); err != nil {
 		return err
 	}
 	t.q = t.socket.Tx()
@@ -265,6 +269,11 @@ func (t *XDPTx) Commit(n int) {
 func (t *XDPTx) queue(h *template, frame uint32, buf []byte, n int, sum uint64) {
 	start := headerRoom - h.n
 	h.seal(buf[start:headerRoom], n, sum)
+	if h.meta {
+		putMetadata(buf[start-txMetadataLen:start], h.n-udpLen)
+		t.q.QueueMeta(frame, start, h.n+n)
+		return
+	}
 	t.q.Queue(frame, start, h.n+n)
 }
 
