@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -235,6 +236,39 @@ func BenchmarkTableHash(b *testing.B) {
 				}
 				c.Client.Port = uint16(xxhash.Sum64(key))
 			}
+		})
+	}
+}
+
+// Two goroutines apply to one table: what shards are for.
+func BenchmarkTableApplyTwo(b *testing.B) {
+	flows := benchFlows(1_000_000)
+	for _, shards := range []int{1, 2, 4, 16} {
+		b.Run(fmt.Sprint("shards=", shards), func(b *testing.B) {
+			table, err := NewTable(TableConfig{MaxEntries: flows + flows/16, Shards: shards})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer table.Close()
+			apply := func(n int, flow func(i int) uint32) {
+				conns := make([]Conn, tableBatch)
+				for i := 0; i < n; i += tableBatch {
+					for j := range conns {
+						tableFlow(flow(i+j), &conns[j])
+					}
+					table.Apply(conns)
+				}
+			}
+			apply(flows, func(i int) uint32 { return uint32(i) })
+			b.ResetTimer()
+			var both sync.WaitGroup
+			for g := range 2 {
+				both.Go(func() {
+					r := rand.New(rand.NewPCG(7, uint64(g)))
+					apply(b.N/2, func(int) uint32 { return r.Uint32N(uint32(flows)) })
+				})
+			}
+			both.Wait()
 		})
 	}
 }

@@ -100,6 +100,34 @@ func twinProgram(t *testing.T, r *rand.Rand) {
 			t.Fatalf("step %d, %d entries", step, entries)
 		}
 	}
+	for table.Len() > 0 { // the clock cannot be set to the end of the longest at once
+		clock.advance(1 << 30 * time.Second)
+	}
+	checkEmpty(t, table)
+}
+
+// checkEmpty checks that nothing is left of entries that are gone.
+func checkEmpty(t *testing.T, table *Table) {
+	t.Helper()
+	for i := range table.shards {
+		s := &table.shards[i]
+		for at := uintptr(0); at < s.index.size; at += 8 {
+			if w := *s.index.word(at); w != 0 {
+				t.Fatalf("shard %d: %#x is left in the index", i, w)
+			}
+		}
+		for slot, r := range s.wheel.slots {
+			if r != 0 {
+				t.Fatalf("shard %d: entry %d is left in slot %d of the wheel", i, r, slot)
+			}
+		}
+		if len(s.side.free) != int(s.side.used) {
+			t.Fatalf("shard %d: %d of %d options are left", i, int(s.side.used)-len(s.side.free), s.side.used)
+		}
+	}
+	if n := table.noCport.Load(); n != 0 {
+		t.Fatalf("%d connections without client port are left", n)
+	}
 }
 
 func compareTwin(t *testing.T, table *Table, twin *twinTable, sub *Subscription) {

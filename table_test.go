@@ -331,3 +331,35 @@ func TestTableRun(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A full index, in which buckets overflow, and are emptied and filled again.
+func TestTableFullIndex(t *testing.T) {
+	clock := newTestClock()
+	const entries = 20000
+	table := newTable(t, TableConfig{MaxEntries: entries, Shards: 1, Now: clock.now})
+	conns := make([]Conn, entries)
+	for i := range conns {
+		conns[i] = flow(i, uint32(10+90*(i%2)))
+	}
+	check := func(even bool) {
+		t.Helper()
+		for i := range conns {
+			if _, ok := table.Lookup(KeyOf(&conns[i])); ok != (even || i%2 == 1) {
+				t.Fatalf("%v: found %v", &conns[i], ok)
+			}
+		}
+	}
+	for range 5 {
+		table.Apply(conns)
+		check(true)
+		clock.advance(11 * time.Second)
+		table.Expire()
+		check(false)
+	}
+	if st := table.Stats(); st.Added != 3*entries || st.Updated != 2*entries || st.Refused > 0 {
+		t.Errorf("%+v", st)
+	}
+	clock.advance(time.Hour)
+	table.Expire()
+	checkEmpty(t, table)
+}
