@@ -118,6 +118,75 @@ func (c *nlConn) ask() ([]byte, error) {
 	}
 }
 
+// dump sends the request and hands each answer to fn, whose argument lives for
+// the call.
+func (c *nlConn) dump(fn func(body []byte)) error {
+	c.seq++
+	native.PutUint32(c.out[0:], uint32(c.n))
+	native.PutUint32(c.out[8:], c.seq)
+	if _, err := unix.Write(c.fd, c.out[:c.n]); err != nil {
+		return err
+	}
+	for {
+		n, err := unix.Read(c.fd, c.in[:])
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for b := c.in[:n]; len(b) >= unix.NLMSG_HDRLEN; {
+			size := int(native.Uint32(b))
+			if size < unix.NLMSG_HDRLEN || size > len(b) {
+				return unix.EBADMSG
+			}
+			body := b[unix.NLMSG_HDRLEN:size]
+			ours := native.Uint32(b[8:]) == c.seq
+			switch typ := native.Uint16(b[4:]); {
+			case !ours: // of a request that was given up
+			case typ == unix.NLMSG_DONE:
+				return nil
+			case typ == unix.NLMSG_ERROR && len(body) >= 4:
+				return unix.Errno(-int32(native.Uint32(body)))
+			default:
+				fn(body)
+			}
+			b = b[min((size+3)&^3, len(b)):]
+		}
+	}
+}
+
+// addresses asks for the addresses of an interface. inet_fill_ifaddr,
+// inet6_fill_ifaddr.
+func (c *nlConn) addresses(ifindex int) (all []netip.Addr, err error) {
+	c.begin(unix.RTM_GETADDR, unix.NLM_F_DUMP, unix.SizeofIfAddrmsg)
+	err = c.dump(func(b []byte) {
+		if len(b) < unix.SizeofIfAddrmsg || int(native.Uint32(b[4:])) != ifindex {
+			return
+		}
+		var local, address netip.Addr
+		for b := after(b, unix.SizeofIfAddrmsg); ; {
+			typ, v, rest, ok := nextAttr(b)
+			if !ok {
+				break
+			}
+			if a, ok := netip.AddrFromSlice(v); ok && typ == unix.IFA_LOCAL {
+				local = a
+			} else if ok && typ == unix.IFA_ADDRESS { // the peer's, where there is a local one
+				address = a
+			}
+			b = rest
+		}
+		if !local.IsValid() {
+			local = address
+		}
+		if local.IsValid() {
+			all = append(all, local)
+		}
+	})
+	return all, err
+}
+
 // nextAttr splits the first attribute off. ok is false if there is none.
 func nextAttr(b []byte) (typ uint16, value, rest []byte, ok bool) {
 	if len(b) < unix.SizeofRtAttr {

@@ -61,6 +61,7 @@ type ProgramInfo struct {
 // the process, however that ends. A program of somebody else is never replaced.
 type Program struct {
 	info ProgramInfo
+	cfg  ProgramConfig
 
 	mu   sync.Mutex
 	xsks *ebpf.Map
@@ -134,19 +135,64 @@ func OpenProgram(cfg ProgramConfig) (_ *Program, err error) {
 	if err != nil {
 		return nil, explainBPF("make the socket map", err)
 	}
-	p.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName(cfg.FirstPort, cfg.LastPort), Type: ebpf.XDP,
-		License: "Apache-2.0", Instructions: filter(&cfg, p.xsks)})
-	if err != nil {
-		return nil, explainBPF("load the program", err)
+	p.cfg = cfg
+	if p.prog, err = p.load(); err != nil {
+		return nil, err
 	}
 	if err := p.attach(&cfg, ifi); err != nil {
 		return nil, err
 	}
+	p.identify()
+	return p, nil
+}
+
+func (p *Program) identify() {
 	if info, err := p.prog.Info(); err == nil {
 		id, _ := info.ID()
 		p.info.ID = uint32(id)
 	}
-	return p, nil
+}
+
+// load loads the program that cfg describes.
+func (p *Program) load() (*ebpf.Program, error) {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName(p.cfg.FirstPort, p.cfg.LastPort), Type: ebpf.XDP,
+		License: "Apache-2.0", Instructions: filter(&p.cfg, p.xsks)})
+	if err != nil {
+		return nil, explainBPF("load the program", err)
+	}
+	return prog, nil
+}
+
+// setLocal puts a program that takes other addresses in place of the one that is
+// attached, between two packets: bpf_xdp_link_update. Only of a program that
+// this process attached.
+func (p *Program) setLocal(local []netip.Addr) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.link == nil {
+		return fmt.Errorf("the XDP program: %w", ErrClosed)
+	}
+	before := p.cfg.Local
+	p.cfg.Local = local
+	err := p.cfg.check()
+	var prog *ebpf.Program
+	if err == nil {
+		prog, err = p.load()
+	}
+	if err == nil {
+		if err = p.link.Update(prog); err != nil {
+			prog.Close()
+			err = explainBPF("update the program", err)
+		}
+	}
+	if err != nil {
+		p.cfg.Local = before
+		return err
+	}
+	p.prog.Close()
+	p.prog = prog
+	p.identify()
+	return nil
 }
 
 func (p *Program) openPinned(path string) (err error) {
@@ -235,7 +281,11 @@ func explainBPF(step string, err error) error {
 }
 
 // Info tells what was attached.
-func (p *Program) Info() ProgramInfo { return p.info }
+func (p *Program) Info() ProgramInfo {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.info
+}
 
 // register enters a bound socket for a queue. The kernel takes it out when the
 // socket is released (xsk_delete_from_maps).

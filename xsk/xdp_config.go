@@ -42,9 +42,10 @@ type XDPConfig struct {
 	// Local is the source address, one of Interface. See UDPConfig.
 	Local netip.Addr
 
-	// Unicast makes a receiver take messages to the addresses that
-	// Interface has when it is opened, too. Implied without Group. AnyLocal takes messages to any unicast
-	// address, those to be forwarded included.
+	// Unicast makes a receiver take messages to the addresses of Interface,
+	// too; an address that comes later counts within a second, with a program
+	// of the receiver's own. Implied without Group. AnyLocal takes messages to
+	// any unicast address, those to be forwarded included.
 	Unicast, AnyLocal bool
 
 	// MaxPayload is the most bytes of a message, without headers. Default:
@@ -224,8 +225,12 @@ func (c *XDPConfig) locals(ifi *net.Interface) ([]netip.Addr, error) {
 	if len(all) == 0 {
 		return nil, fmt.Errorf("%w: messages to it are wanted", ErrNoAddress)
 	}
+	return all, checkLocals(all)
+}
+
+func checkLocals(all []netip.Addr) error {
 	if len(all) > maxLocal {
-		return nil, fmt.Errorf("%w: the interface has %d addresses, up to %d can be told apart: set AnyLocal", ErrConfig, len(all), maxLocal)
+		return fmt.Errorf("%w: the interface has %d addresses, up to %d can be told apart: set AnyLocal", ErrConfig, len(all), maxLocal)
 	}
-	return all, nil
+	return nil
 }

@@ -66,6 +66,14 @@ func OpenXDPRx(cfg XDPConfig) (_ *XDPRx, err error) {
 			return nil, err
 		}
 		r.prog = prog
+		if len(local) > 0 && c.PinnedMap == "" {
+			if r.nl, err = newNlConn(unix.NETLINK_ROUTE); err != nil {
+				return nil, err
+			}
+			if r.filter.local, err = r.nl.addresses(ifi.Index); err != nil { // in the order in which it will come
+				return nil, explain("ask for the addresses", err)
+			}
+		}
 	} else if prog.info.Index != ifi.Index {
 		return nil, fmt.Errorf("%w: Program is for interface %s", ErrConfig, prog.info.Interface)
 	}

@@ -151,8 +151,15 @@ func (t *XDPTx) openSocket(queue int) error {
 		// Somebody else's serves as well; without any, the test kick tells.
 		t.prog, _ = OpenProgram(first)
 	}
+	rxFrames := 0
+	if c.Mode != CopyOnly && may {
+		// A driver in zero-copy mode may take the receive queue of the same number
+		// along, and receive by this socket's fill ring. It shall have frames, so
+		// that what arrives goes on to the network stack, as the program says.
+		rxFrames = c.RxFrames
+	}
 	t.socket, err = OpenSocket(SocketConfig{
-		Interface: c.Interface, Queue: queue, TxFrames: c.TxFrames, FrameSize: c.FrameSize,
+		Interface: c.Interface, Queue: queue, TxFrames: c.TxFrames, RxFrames: rxFrames, FrameSize: c.FrameSize,
 		Mode: c.Mode, BusyPoll: c.BusyPoll,
 		TxMetadata: c.Checksum == ChecksumAuto || c.Checksum == ChecksumOffload,
 	})
