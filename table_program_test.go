@@ -63,7 +63,8 @@ func TestTableTwin(t *testing.T) {
 
 func twinProgram(t *testing.T, r *rand.Rand) {
 	clock := newTestClock()
-	entries := []int{5, 30, 200}[r.IntN(3)]
+	entries := []int{5, 30, 200, 2000}[r.IntN(4)]
+	plain := r.IntN(2) == 0 // nothing that takes all shards together
 	table := newTable(t, TableConfig{MaxEntries: entries, Shards: 1 << r.IntN(4), Now: clock.now})
 	twin := newTwin(clock, entries)
 	sub := table.Subscribe(1 << 15)
@@ -81,7 +82,12 @@ func twinProgram(t *testing.T, r *rand.Rand) {
 		twin.purge()
 		var conns []Conn
 		for range r.IntN(100) {
-			conns = append(conns, randomConn(r))
+			c := randomConn(r)
+			if plain && !c.Template() {
+				c.Flags &^= encoder.FlagNoCport
+				c.Client.Port = max(c.Client.Port, 1)
+			}
+			conns = append(conns, c)
 		}
 		table.Apply(conns)
 		for i := range conns {
