@@ -22,7 +22,7 @@ type batch struct {
 	keys   [tableWindow]flowKey
 	shards [tableWindow]uint8
 	order  [tableWindow]uint8
-	lines  [2 * tableWindow]*uint64
+	lines  [2 * tableWindow]uintptr // cache lines to be fetched
 	engine [tableWindow][]byte
 	bytes  encoder.Options // engine of keys
 }
@@ -152,7 +152,7 @@ func (t *Table) prepare(b *batch, conns []Conn) (together bool) {
 		n := t.shardOf(k.hash)
 		b.shards[i] = uint8(n)
 		x := &t.shards[n].index
-		b.lines[i] = x.bucket(x.home(k.hash))
+		b.lines[i] = addressOf(x.bucket(x.home(k.hash)))
 	}
 	prefetchLines(&b.lines[0], len(conns))
 	return together
@@ -177,10 +177,10 @@ func (t *Table) prefetch(b *batch, n int) {
 			continue
 		}
 		p := s.entry(r)
-		b.lines[lines] = p
+		b.lines[lines] = addressOf(p)
 		lines++
 		if r&ref6 != 0 {
-			b.lines[lines] = wordAfter(p, words4)
+			b.lines[lines] = addressOf(wordAfter(p, words4))
 			lines++
 		}
 	}

@@ -75,3 +75,7 @@ func (r *region) unmap() {
 func wordAfter(p *uint64, n int) *uint64 {
 	return (*uint64)(unsafe.Add(unsafe.Pointer(p), 8*n))
 }
+
+// addressOf is where p points, as a number: a table's memory may be unmapped
+// while a batch in a pool still has it.
+func addressOf(p *uint64) uintptr { return uintptr(unsafe.Pointer(p)) }

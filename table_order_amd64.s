@@ -28,7 +28,7 @@ TEXT ·storeWord(SB), NOSPLIT, $0-16
 	MOVQ CX, (AX)
 	RET
 
-// func prefetchLines(lines **uint64, n int)
+// func prefetchLines(lines *uintptr, n int)
 TEXT ·prefetchLines(SB), NOSPLIT, $0-16
 	MOVQ lines+0(FP), SI
 	MOVQ n+8(FP), CX

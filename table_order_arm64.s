@@ -29,7 +29,7 @@ TEXT ·storeWord(SB), NOSPLIT, $0-16
 	STLR R1, (R0)
 	RET
 
-// func prefetchLines(lines **uint64, n int)
+// func prefetchLines(lines *uintptr, n int)
 TEXT ·prefetchLines(SB), NOSPLIT, $0-16
 	MOVD lines+0(FP), R0
 	MOVD n+8(FP), R1

@@ -18,11 +18,11 @@ func publishWords(dst, src *uint64, n int)
 //go:noescape
 func storeWord(p *uint64, v uint64)
 
-// prefetchLines asks for the n cache lines at the addresses that begin at
-// lines; nil is nothing.
+// prefetchLines asks for the cache lines at the n addresses that begin at lines.
+// An address that is not mapped does no harm.
 //
 //go:noescape
-func prefetchLines(lines **uint64, n int)
+func prefetchLines(lines *uintptr, n int)
 
 // onHeap puts a table's memory on Go's heap.
 const onHeap = false

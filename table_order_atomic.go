@@ -16,7 +16,7 @@ func publishWords(dst, src *uint64, n int) {
 
 func storeWord(p *uint64, v uint64) { atomic.StoreUint64(p, v) }
 
-func prefetchLines(lines **uint64, n int) {}
+func prefetchLines(lines *uintptr, n int) {}
 
 // onHeap puts a table's memory on Go's heap: the race detector sees no other.
 const onHeap = true
