@@ -66,7 +66,7 @@ type port struct {
 	complain  time.Time // when to log again that messages are given up
 	remeasure time.Time // when to look again whether the MTU has changed
 	sealed    uint64    // messages committed so far
-	counts    []uint8   // records of each message that has not settled, at its number mod the length
+	counts    []uint8   // records of each message that has not settled, at its number mod the length, a power of two
 	settled   uint64    // messages that have left the transport, one way or the other
 	given     uint64    // records among them that the transport gave up, since the last settle
 	waiting   []flushRequest
@@ -220,6 +220,12 @@ func (p *port) take(src *source) int {
 					run.AdvanceMany(k)
 					n += k
 					continue
+				}
+				if !p.w.Fits(size) && p.w.Count() > 0 { // place would move one alone
+					if p.seal(); p.begin() {
+						continue
+					}
+					break
 				}
 			} else if p.w.AppendPlainIPv4(recs) {
 				run.Advance()

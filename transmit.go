@@ -123,7 +123,7 @@ func (p *port) commit(message []byte, records int) {
 	if p.sealed-p.settled == uint64(len(p.counts)) {
 		p.growCounts()
 	}
-	p.counts[p.sealed%uint64(len(p.counts))] = uint8(records)
+	p.counts[p.sealed&uint64(len(p.counts)-1)] = uint8(records)
 	p.sealed++
 	p.fresh.accepted += uint64(records)
 	p.fresh.messages++
@@ -156,7 +156,7 @@ func (p *port) growCounts() {
 func (p *port) settle(pending int) {
 	n := uint64(0)
 	for ; p.settled != p.sealed-uint64(pending); p.settled++ {
-		n += uint64(p.counts[p.settled%uint64(len(p.counts))])
+		n += uint64(p.counts[p.settled&uint64(len(p.counts)-1)])
 	}
 	// What is given up belongs to messages that have left, but the transport may
 	// tell before it lets go of the frames.

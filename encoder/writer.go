@@ -111,6 +111,12 @@ func (w *Writer) AppendPlainIPv4s(recs []byte) int {
 	return n
 }
 
+// Fits says whether a record of size bytes still does.
+func (w *Writer) Fits(size int) bool {
+	_, ok := w.place(size)
+	return ok
+}
+
 // Count is the number of records so far.
 func (w *Writer) Count() int { return w.count }
 

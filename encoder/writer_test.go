@@ -30,6 +30,9 @@ func TestWriterLaysOutAsTheKernel(t *testing.T) {
 			}
 			rec := record(t, v, c)
 			want := len(message(v, 7, append(slices.Clip(recs), rec)...)) <= limit && len(recs) < MaxRecords
+			if w.Fits(len(rec)) != want {
+				t.Fatalf("Fits: %v", !want)
+			}
 			if rng.IntN(2) == 0 {
 				got := len(rec) == PlainIPv4Size && w.AppendPlainIPv4(rec) || w.AppendRaw(rec)
 				if got != want {

@@ -9,10 +9,11 @@ import (
 // has them. What a producer publishes in one go a consumer can then move in one
 // go, and less memory has to travel from the one's cache to the other's.
 //
-//	header: size 16 │ stride/8 24 │ grouped 24, then count records of size bytes
+//	header: size 16 │ stride/8 24 │ grouped + count 24, then the records
 //
-// The count is what fits the stride: padding is less than alignment, and a record
-// in a group is not.
+// so that the size of a record in a group is at most 65535 bytes.
+
+func isGroup(h uint64) bool { n := lengthOf(h); return n >= grouped && n != skip }
 
 // maxGroup bounds a group to an eighth of the ring, whose room comes back only as
 // a whole.
@@ -23,7 +24,7 @@ func maxGroup(block int) int { return min(block/8, 1<<16) }
 // and which lie in one piece. To the consumer they are records like any others;
 // PeekMany gives it several of them. 0 leaves it to ReserveBelow to say why.
 func (r *SPSC) ReserveMany(n, count, limit int) (room []byte, got int) {
-	most := maxGroup(len(r.block)) - headerSize
+	most := maxGroup(len(r.block)) - headerSize // below 65536, and so is the count
 	if n < alignment || n > most || count <= 0 {
 		return nil, 0
 	}
@@ -43,19 +44,18 @@ func (r *SPSC) ReserveMany(n, count, limit int) (room []byte, got int) {
 	}
 	got = min(count, int(free)/n)
 	stride := FramedSize(n * got)
-	binary.NativeEndian.PutUint64(r.block[at:], header(grouped, uint64(stride), uint64(n)))
+	binary.NativeEndian.PutUint64(r.block[at:], header(grouped+uint64(got), uint64(stride), uint64(n)))
 	r.next += uint64(stride)
 	at += headerSize
 	end := at + uint64(n*got)
 	return r.block[at:end:end], got
 }
 
-// group lends what is left of the group that the run is at.
-func (x *Run) group() (records []byte, size int) {
-	h := word(x.b, x.used)
+// group lends what is left of the group that the run is at, whose header is h.
+func (x *Run) group(h uint64) (records []byte, size int) {
 	size = int(lapIn(h))
 	at := x.used + headerSize
-	end := at + (strideOf(h)-headerSize)/size*size
+	end := at + (lengthOf(h)-grouped)*size
 	return x.b[at+x.in : end : end], size
 }
 
@@ -65,15 +65,15 @@ func (x *Run) group() (records []byte, size int) {
 func (x *Run) PeekMany() (records []byte, size int, ok bool) {
 	for x.used < len(x.b) {
 		h := word(x.b, x.used)
-		switch n := lengthOf(h); n {
-		case skip:
-			x.step(h)
-		case grouped:
-			records, size = x.group()
-			return records, size, true
-		default:
+		switch n := lengthOf(h); {
+		case n < grouped:
 			at := x.used + headerSize
 			return x.b[at : at+n : at+n], n, true
+		case n == skip:
+			x.step(h)
+		default:
+			records, size = x.group(h)
+			return records, size, true
 		}
 	}
 	return nil, 0, false
@@ -82,15 +82,15 @@ func (x *Run) PeekMany() (records []byte, size int, ok bool) {
 // AdvanceMany goes over the first n records that PeekMany returned.
 func (x *Run) AdvanceMany(n int) {
 	h := word(x.b, x.used)
-	if lengthOf(h) != grouped {
+	if !isGroup(h) {
 		if n > 0 {
 			x.step(h)
 		}
 		return
 	}
-	records, size := x.group()
+	size := int(lapIn(h))
 	x.in += n * size
-	if n*size >= len(records) {
+	if x.in >= (lengthOf(h)-grouped)*size {
 		x.in = 0
 		x.step(h)
 	}

@@ -13,8 +13,9 @@ const (
 	alignment = 8
 	// skip stands for a length: there is no record up to the next header.
 	skip = 1<<24 - 1
-	// grouped stands for a length: several records follow. See group.go.
-	grouped = skip - 1
+	// grouped and what is above it, up to skip, stands for a length, too: the
+	// rest is how many records follow. See group.go.
+	grouped = 3 << 22
 	// falseSharing is the distance between words of different writers: two
 	// lines of 64 bytes, because amd64 fetches them in pairs, and because some
 	// arm64 have lines of 128.
@@ -42,7 +43,7 @@ func checkSize(size int) error {
 
 // maxRecord is half the block, with its header: so a record fits whatever the
 // position, once the ring is empty. Its length must fit a header, too.
-func maxRecord(size int) int { return min(size/2-headerSize, skip-claimUnit) }
+func maxRecord(size int) int { return min(size/2-headerSize, grouped-claimUnit) }
 
 // FramedSize is the memory that a record of n bytes takes in a ring.
 func FramedSize(n int) int { return (headerSize + n + alignment - 1) &^ (alignment - 1) }
@@ -52,7 +53,7 @@ func FramedSize(n int) int { return (headerSize + n + alignment - 1) &^ (alignme
 //
 //	lap 16 │ stride/8 24 │ length 24
 //
-// A length from grouped on is none: see grouped and skip.
+// A length from grouped on is none.
 func header(length, stride, lap uint64) uint64 { return lap<<48 | stride/alignment<<24 | length }
 
 func lengthOf(h uint64) int { return int(h & (1<<24 - 1)) }
@@ -93,18 +94,19 @@ func (x *Run) Peek() (record []byte, ok bool) {
 
 // peekOther is Peek where there is a group, or a skip to go over.
 func (x *Run) peekOther(n int) ([]byte, bool) {
-	if n == grouped {
-		many, size := x.group()
+	h := word(x.b, x.used)
+	if n != skip {
+		many, size := x.group(h)
 		return many[:size:size], true
 	}
-	x.step(word(x.b, x.used))
+	x.step(h)
 	return x.Peek()
 }
 
 // Advance goes over the record that Peek returned.
 func (x *Run) Advance() {
 	h := word(x.b, x.used)
-	if lengthOf(h) == grouped {
+	if isGroup(h) {
 		x.AdvanceMany(1)
 		return
 	}
