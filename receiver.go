@@ -181,7 +181,7 @@ func (r *Receiver) handle(dg *xsk.Datagram) {
 	conns := r.message.Conns[:encoder.MaxRecords]
 	n := 0
 	for {
-		reason, ok := d.Next(&conns[n%encoder.MaxRecords])
+		reason, ok := d.Next(&conns[min(n, encoder.MaxRecords-1)])
 		if !ok {
 			break
 		}

@@ -40,6 +40,7 @@ type XDPRx struct {
 	stats     unix.XDPStatistics
 	n         RxStats
 	countedAt uint64 // messages when drops were last counted
+	waitedAt  uint64 // messages when Receive last waited
 	torn      bool   // Close has let the sockets go
 
 	closed atomic.Bool // set once by Close; Receive looks at it after each wait
@@ -143,14 +144,28 @@ func (r *XDPRx) busyPoll() (found bool) {
 	return found
 }
 
+// A receiver that got napAfter messages or more since it last waited is in the
+// midst of a stream. It sleeps for napTime, unseen by its sockets: to wake it for
+// every few packets costs whoever delivers them, on a virtual link the sender,
+// more than the packets do.
+const (
+	napAfter = 16
+	napTime  = 20 * time.Microsecond // and what the kernel adds, some 50: PR_SET_TIMERSLACK
+)
+
 // wait waits until a socket has something, Wake or Close, or d is over. A
 // deleted device wakes nobody: d is never more than rxLiveness.
 func (r *XDPRx) wait(d time.Duration) (woken bool, err error) {
+	fds := r.poll
+	if r.n.Messages-r.waitedAt >= napAfter && r.cfg.BusyPoll.Time == 0 {
+		fds, d = fds[len(fds)-1:], min(d, napTime)
+	}
+	r.waitedAt = r.n.Messages
 	r.n.Waits++
 	r.n.Syscalls++
 	r.publish()
 	ts := unix.NsecToTimespec(int64(d))
-	if _, err := ppoll(r.poll, &ts); err != nil {
+	if _, err := ppoll(fds, &ts); err != nil {
 		if err == unix.EINTR {
 			return false, nil
 		}
