@@ -3,7 +3,6 @@ package bench
 import (
 	"errors"
 	"sync/atomic"
-	"testing"
 	"time"
 
 	"github.com/ipvsync/ipvsync"
@@ -37,7 +36,7 @@ const udpBatch = 88
 func (p *path) sender(open transport, ring int, full func()) (s *ipvsync.Sender, send func(n int)) {
 	p.in(p.near, func() (err error) {
 		s, err = ipvsync.NewSender(ipvsync.SenderConfig{
-			Link: ipvsync.Link{Interface: p.near.Name}, Shards: 1, RingSize: ring,
+			Link: ipvsync.Link{Interface: p.near.Name}, Shards: 1, RingSize: ring, CPUs: []int{nearCPU},
 			OpenTx: func(_ int, lost func([]byte)) (xsk.Tx, error) { return open(p.near.Name, lost) },
 		})
 		return err
@@ -132,5 +131,3 @@ func (p *path) direct(name string, open transport, write bool) side {
 		flush()
 	}, p.arrived}
 }
-
-var _ testing.TB

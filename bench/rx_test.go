@@ -1,0 +1,287 @@
+package bench
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/asavie/xdp"
+	"golang.org/x/sys/unix"
+
+	"github.com/ipvsync/ipvsync"
+	"github.com/ipvsync/ipvsync/encoder"
+	"github.com/ipvsync/ipvsync/xsk"
+)
+
+// rxTurn is long enough for receivers to fall behind, if they do.
+const rxTurn = 20_000
+
+// counter is what a receiver has got: records, since the last message of a turn
+// may be part-filled. It is written by the receiver alone.
+type counter struct {
+	_   [64]byte
+	got atomic.Uint64
+	_   [64]byte
+
+	// Of a receiver that never sleeps: it must not disturb the other side's turns.
+	active atomic.Bool
+	resume chan struct{} // nil: of one that sleeps
+}
+
+func (c *counter) add(records int) { c.got.Store(c.got.Load() + uint64(records)) }
+
+func (c *counter) messages() uint64 { return c.got.Load() / recordsPerMessage }
+
+// until waits for a receiver to have n records, or for it to get nothing more:
+// what has not come by then, with the sender long done, is lost.
+func (c *counter) until(n uint64) {
+	last, since := c.got.Load(), time.Now()
+	for last < n && time.Since(since) < 20*time.Millisecond {
+		if now := c.got.Load(); now != last {
+			last, since = now, time.Now()
+		}
+		time.Sleep(20 * time.Microsecond)
+	}
+}
+
+// The two ends have a processor each, and so has what belongs to either: left to
+// itself, the kernel likes to put a receiver onto the processor that woke it, the
+// sender's. The engine's producer is beside the receiver.
+const nearCPU, farCPU = 0, 1
+
+// pin binds the calling goroutine, which must end with its work, to a processor.
+func (p *path) pin(cpu int) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		p.tb.Errorf("processor %d: %v", cpu, err)
+	}
+}
+
+// onCPU runs f on a processor.
+func (p *path) onCPU(cpu int, f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.pin(cpu)
+		f()
+	}()
+	<-done
+}
+
+// between is a side with a sender, on a processor, and a receiver on farCPU.
+func (p *path) between(name string, cpu int, send func(n int), c *counter) side {
+	return side{name: name, send: func(n int) {
+		if c.resume != nil {
+			c.active.Store(true)
+			c.resume <- struct{}{}
+			defer c.active.Store(false)
+		}
+		before := c.got.Load()
+		p.onCPU(cpu, func() { send(n) })
+		c.until(before + uint64(n)*recordsPerMessage)
+	}, arrived: c.messages}
+}
+
+// spinUntilStopped runs step on a goroutine until the end of the benchmark, in the
+// turns of its side. step returns how many records it got.
+func (p *path) spinUntilStopped(c *counter, step func() int) {
+	c.resume = make(chan struct{}, 1)
+	var stop atomic.Bool
+	var done sync.WaitGroup
+	done.Go(func() {
+		p.pin(farCPU)
+		for !stop.Load() {
+			if !c.active.Load() {
+				<-c.resume
+				continue
+			}
+			if n := step(); n > 0 {
+				c.add(n)
+			}
+		}
+	})
+	p.tb.Cleanup(func() {
+		stop.Store(true)
+		close(c.resume)
+		done.Wait()
+	})
+}
+
+var sink atomic.Uint64
+
+// walk reads all records of a message, as a bare loop would: no checks.
+func walk(m []byte) (sum uint64) {
+	for at := 8; at+recordSize <= len(m); at += recordSize {
+		sum += uint64(m[at+24]) + uint64(m[at+10])
+	}
+	return sum
+}
+
+// bareReceiver takes packets off our own socket and gives them back. With records
+// it looks at each record, too.
+func (p *path) bareReceiver(records bool) *counter {
+	c := new(counter)
+	var prog *xsk.Program
+	var s *xsk.Socket
+	p.in(p.far, func() (err error) {
+		prog, err = xsk.OpenProgram(xsk.ProgramConfig{Interface: p.far.Name, Group: group, FirstPort: port})
+		if err == nil {
+			s, err = xsk.OpenSocket(xsk.SocketConfig{Interface: p.far.Name, RxFrames: 4096, Mode: xsk.CopyOnly, Program: prog})
+		}
+		return err
+	})
+	p.tb.Cleanup(func() {
+		prog.Close()
+		s.Close()
+		s.Unmap()
+	})
+	q := s.Rx()
+	p.spinUntilStopped(c, func() (n int) {
+		sum := uint64(0)
+		for range batch {
+			f, packet, ok := q.Take()
+			if !ok {
+				break
+			}
+			if records {
+				sum += walk(packet[headersSize:])
+			} else {
+				sum += uint64(packet[len(packet)-1])
+			}
+			q.Put(f)
+			n += recordsPerMessage
+		}
+		if n > 0 {
+			q.Refill()
+			sink.Add(sum)
+		}
+		return n
+	})
+	return c
+}
+
+// receiver is the whole engine: transport, checks, decoder, handler. The handler
+// looks at each connection.
+func (p *path) receiver(open func(iface string) (xsk.Rx, error)) *counter {
+	c := new(counter)
+	var r *ipvsync.Receiver
+	p.in(p.far, func() (err error) {
+		sum := uint64(0)
+		r, err = ipvsync.NewReceiver(ipvsync.ReceiverConfig{
+			Link:   ipvsync.Link{Interface: p.far.Name},
+			OpenRx: func() (xsk.Rx, error) { return open(p.far.Name) },
+		}, func(m *ipvsync.Message) {
+			for i := range m.Conns {
+				sum += uint64(m.Conns[i].Client.Port) + uint64(m.Conns[i].Client.Addr[3])
+			}
+			c.add(len(m.Conns))
+		})
+		return err
+	})
+	done := make(chan error, 1)
+	go func() {
+		p.pin(farCPU)
+		done <- r.Run(context.Background())
+	}()
+	p.tb.Cleanup(func() {
+		r.Close()
+		<-done
+	})
+	return c
+}
+
+func xdpReceiver(iface string) (xsk.Rx, error) {
+	return xsk.OpenXDPRx(xsk.XDPConfig{Interface: iface, Group: group, Port: port, Mode: xsk.CopyOnly, RxFrames: 4096})
+}
+
+// asavieReceiver is asavie/xdp with package encoder's decoder. It turns without
+// Poll, which would have the sender wake it for each batch.
+func (p *path) asavieReceiver() *counter {
+	c := new(counter)
+	const frames = 4096
+	var s *xdp.Socket
+	p.in(p.far, func() error {
+		ifindex := p.netdev(p.far).Index
+		program, err := xdp.NewProgram(1)
+		if err != nil {
+			return err
+		}
+		p.tb.Cleanup(func() { program.Close() })
+		if err := program.Attach(ifindex); err != nil {
+			return err
+		}
+		s, err = xdp.NewSocket(ifindex, 0, &xdp.SocketOptions{NumFrames: frames, FrameSize: 2048,
+			FillRingNumDescs: frames, CompletionRingNumDescs: 64, RxRingNumDescs: frames})
+		if err != nil {
+			return err
+		}
+		return program.Register(0, s.FD())
+	})
+	s.Fill(s.GetDescs(frames))
+	var d encoder.Decoder
+	var conn encoder.Conn
+	p.spinUntilStopped(c, func() int {
+		n := s.NumReceived()
+		if n == 0 {
+			return 0
+		}
+		records, sum := 0, uint64(0)
+		descs := s.Receive(min(n, batch))
+		for i := range descs {
+			d.Open(s.GetFrame(descs[i])[headersSize:])
+			for reason, ok := d.Next(&conn); ok; reason, ok = d.Next(&conn) {
+				if reason == encoder.Accepted {
+					sum += uint64(conn.Client.Port) + uint64(conn.Client.Addr[3])
+					records++
+				}
+			}
+		}
+		s.Fill(descs) // the addresses are behind a headroom: the kernel masks them
+		sink.Add(sum)
+		return records
+	})
+	return c
+}
+
+// BenchmarkXDPRx: the engine's receiver, handed a flood by a bare sender, against
+// a loop that receives and releases.
+func BenchmarkXDPRx(b *testing.B) {
+	b.Run("decoding against bare loop", func(b *testing.B) {
+		needProcessors(b)
+		p, q := newPath(b), newPath(b)
+		c, d := p.receiver(xdpReceiver), q.bareReceiver(false)
+		duel(b, rxTurn, p.between("engine", nearCPU, p.bareSocket(), c), q.between("bare", nearCPU, q.bareSocket(), d))
+	})
+}
+
+// bothEndsRing holds what the loop sends in some milliseconds: as long as a
+// producer that shares its processor with the receiver may have to wait for it.
+// With 1 MiB, a quarter of that, the loop ran dry, and the rate was half.
+const bothEndsRing = 4 << 20
+
+// BenchmarkBothEnds: from published records to the handler.
+func BenchmarkBothEnds(b *testing.B) {
+	engine := func(b *testing.B) side {
+		p := newPath(b)
+		c := p.receiver(xdpReceiver)
+		_, send := p.sender(overXDP(xsk.ChecksumFull), bothEndsRing, rest)
+		return p.between("engine", farCPU, send, c)
+	}
+	b.Run("engine against asavie", func(b *testing.B) {
+		needProcessors(b)
+		p := newPath(b)
+		c := p.asavieReceiver()
+		duel(b, rxTurn, engine(b), p.between("asavie", nearCPU, p.asavie(true).send, c))
+	})
+	b.Run("engine against bare loops", func(b *testing.B) {
+		needProcessors(b)
+		p := newPath(b)
+		c := p.bareReceiver(true)
+		duel(b, rxTurn, engine(b), p.between("bare", nearCPU, p.bareSocket(), c))
+	})
+}
