@@ -43,7 +43,7 @@ func related(e *Entry) error {
 	if !e.Conn.Equal(&want) {
 		return fmt.Errorf("torn: %v, want %v", &e.Conn, &want)
 	}
-	if e.Expires <= 0 || e.Expires > time.Duration(e.Timeout)*time.Second+tableTick {
+	if e.Expires <= 0 { // no upper bound: a reader that sleeps has an old clock, and time flies here
 		return fmt.Errorf("%v expires in %v", &e.Conn, e.Expires)
 	}
 	return nil

@@ -40,7 +40,7 @@ type Entry struct {
 	// and SYNC; Timeout is the whole one in seconds, never 0. Options are what a
 	// backup keeps of them; the table's own bytes, not to be changed.
 	Conn
-	// Expires is what is left of the lifetime.
+	// Expires is what is left of the lifetime, seen from when the entry was asked for.
 	Expires time.Duration
 }
 
@@ -144,8 +144,13 @@ func (s *tableShard) tryLookup(k *flowKey, want kind, engine []byte, e *Entry) (
 // follow looks for an entry of the wanted kind from r on to older ones.
 func (s *tableShard) follow(r ref, k *flowKey, want kind, engine []byte, e *Entry) (found, sure bool) {
 	var m image
+	p := s.entry(r)
+	lines := [2]uintptr{addressOf(p), addressOf(wordAfter(p, words4))}
+	prefetchLines(&lines[0], 1+family(k.v6)) // the clock takes as long as the entry needs to come
+	// The clock first: if it says that what is loaded after is over, it is.
+	since := s.table.since()
 	for first := true; r != 0; first = false {
-		p := s.entry(r)
+		p = s.entry(r)
 		if !m.load(p, k.v6) {
 			return false, false
 		}
@@ -155,7 +160,6 @@ func (s *tableShard) follow(r ref, k *flowKey, want kind, engine []byte, e *Entr
 			return false, first
 		}
 		if m.kind() == want {
-			since := s.table.since()
 			if left := int64(m.deadline())*int64(tableTick) - since; left > 0 {
 				m.conn(k.v6, &e.Conn)
 				e.Expires = time.Duration(left)
@@ -222,11 +226,11 @@ func (s *tableShard) snapshot(r ref, e *Entry) bool {
 
 func (s *tableShard) trySnapshot(r ref, e *Entry) (alive, sure bool) {
 	var m image
-	p := s.entry(r)
+	p, since := s.entry(r), s.table.since() // before what it judges
 	if !m.load(p, r&ref6 != 0) {
 		return false, false
 	}
-	left := int64(m.deadline())*int64(tableTick) - s.table.since()
+	left := int64(m.deadline())*int64(tableTick) - since
 	if m.kind() == 0 || left <= 0 {
 		return false, true
 	}
