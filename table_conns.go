@@ -18,7 +18,7 @@ func (t *Table) Conns() iter.Seq[Conn] {
 				if e.Flags&(encoder.FlagNoCport|encoder.FlagTemplate) != kind {
 					continue
 				}
-				e.Timeout = remaining(e.Expires)
+				e.Timeout = min(e.Timeout, remaining(e.Expires)) // the table's clock ticks: an end may be a little late
 				if !yield(e.Conn) {
 					return
 				}

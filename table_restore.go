@@ -177,12 +177,12 @@ func (t *Table) restore(r io.Reader, wall time.Time) (RestoreStats, error) {
 	}
 	if !ok {
 		var all bytes.Buffer
-		if err := verify(io.TeeReader(r, &all)); err != nil {
+		if err := VerifySnapshot(io.TeeReader(r, &all)); err != nil {
 			return RestoreStats{}, err
 		}
 		return t.load(&all, wall)
 	}
-	if err := verify(again); err != nil {
+	if err := VerifySnapshot(again); err != nil {
 		return RestoreStats{}, err
 	}
 	if _, err := again.Seek(start, io.SeekStart); err != nil {
@@ -191,8 +191,12 @@ func (t *Table) restore(r io.Reader, wall time.Time) (RestoreStats, error) {
 	return t.load(again, wall)
 }
 
-// verify reads a snapshot to its end.
-func verify(r io.Reader) error {
+// IsSnapshot says whether what begins with head, eight bytes or more, is meant to
+// be a snapshot.
+func IsSnapshot(head []byte) bool { return bytes.HasPrefix(head, []byte(snapshotMagic)) }
+
+// VerifySnapshot reads a snapshot to its end. An error is a *SnapshotError.
+func VerifySnapshot(r io.Reader) error {
 	s, err := NewSnapshotReader(r)
 	for e := new(Entry); err == nil; {
 		err = s.Read(e)

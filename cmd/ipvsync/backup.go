@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -30,11 +31,16 @@ const backupExample = `  # watch
   # the first hundred records
   ipvsync backup -i eth0 --count 100
 
+  # keep the table that a kernel backup would have, across restarts, and look at it
+  ipvsync backup -i eth0 --table --snapshot /var/lib/ipvsync/table --listen /run/ipvsync.sock
+  ipvsync show --count
+
   # an IPv6 group
   ipvsync backup -i eth0 --group ff02::81`
 
 type backupOptions struct {
 	linkFlags
+	table   tableFlags
 	format  format
 	unicast bool
 	count   uint64
@@ -52,6 +58,9 @@ func newBackupCommand() *cobra.Command {
 		Example: backupExample,
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.table.check(cmd.Flags().Changed("count") || cmd.Flags().Changed("format")); err != nil {
+				return err
+			}
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -64,10 +73,11 @@ func newBackupCommand() *cobra.Command {
 	f.IntVar(&o.rcvBuf, "rcvbuf", 8<<20, "socket buffer in `BYTES`; more than net.core.rmem_max takes CAP_NET_ADMIN; with AF_XDP, packet memory for each queue")
 	f.IntVar(&o.ports, "ports", 1, "number `N` of UDP ports from --port on, as sync_ports of a kernel master")
 	f.BoolVar(&o.busy, "busy-poll", false, busyPollUsage)
+	o.table.add(cmd)
 	return cmd
 }
 
-func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
+func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) (err error) {
 	link, err := o.link()
 	if err != nil {
 		return err
@@ -87,7 +97,16 @@ func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) error
 	defer cancel()
 	p := printer{w: stdout, format: o.format, left: o.count, stop: cancel}
 	cfg := ipvsync.ReceiverConfig{Link: link, SyncID: uint8(o.syncID), Ports: o.ports, BusyPoll: o.busy, Unicast: o.unicast, Logger: newLogger(stderr)}
-	r, err := ipvsync.NewReceiver(cfg, p.print)
+	handler := p.print
+	if o.table.on {
+		k, startErr := o.table.start(cfg.Logger)
+		if startErr != nil {
+			return startErr
+		}
+		handler = k.handle
+		defer func() { err = errors.Join(err, k.stop(stderr)) }()
+	}
+	r, err := ipvsync.NewReceiver(cfg, handler)
 	if err != nil {
 		return advise(err)
 	}

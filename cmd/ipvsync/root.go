@@ -86,6 +86,9 @@ prints another reads, and jq goes in between.
   Feed a stock Linux backup (ipvsadm --start-daemon backup --syncid 7 …):
     ipvsync master -i eth0 --syncid 7 --input connections.jsonl
 
+  Give a backup that was down the connections of this kernel master:
+    ipvsync resync --from /proc -i eth0 --syncid 7
+
   See what a master sent, and what a backup made of it:
     tcpdump -i eth0 -w sync.pcap udp port 8848
     ipvsync decode --format text sync.pcap
@@ -121,7 +124,7 @@ func newRootCommand() *cobra.Command {
 	})
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetHelpCommand(newHelpCommand())
-	root.AddCommand(newMasterCommand(), newBackupCommand(), newDecodeCommand(), newDemoCommand(), newDoctorCommand(), newVersionCommand())
+	root.AddCommand(newMasterCommand(), newBackupCommand(), newResyncCommand(), newShowCommand(), newDecodeCommand(), newDemoCommand(), newDoctorCommand(), newVersionCommand())
 	return root
 }
 

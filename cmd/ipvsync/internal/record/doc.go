@@ -23,6 +23,7 @@
 //	pe_name    string  persistence engine
 //	pe_data    string  its data, base64
 //	options    array   options that Linux does not know: {"type":69,"data":base64}
+//	expires    number  seconds left of its life, in listings of a table; ignored on reading
 //
 // Writing leaves out seq, pe_name, pe_data and options where the record has
 // none, and nothing else. A pe_name that is not valid UTF-8, which no JSON

@@ -67,6 +67,7 @@ const (
 	hasPEName64
 	hasPEData
 	hasOptions
+	hasExpires
 )
 
 func keyBit(key []byte) uint {
@@ -77,6 +78,8 @@ func keyBit(key []byte) uint {
 		return hasReason
 	case "family":
 		return hasFamily
+	case "expires":
+		return hasExpires
 	case "protocol":
 		return hasProtocol
 	case "state":
@@ -174,7 +177,7 @@ func (p *parser) key(key []byte, c *encoder.Conn) error {
 
 func (p *parser) value(bit uint, c *encoder.Conn) (err error) {
 	switch bit {
-	case hasAccepted, hasReason, hasFamily:
+	case hasAccepted, hasReason, hasFamily, hasExpires:
 		return p.s.skip(maxDepth)
 	case hasProtocol:
 		text, err := p.word()
