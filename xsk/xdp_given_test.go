@@ -3,15 +3,19 @@ package xsk
 import (
 	"fmt"
 	"os"
+	"os/signal"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A device that the environment gives instead of a veth pair, and what to do
 // with it: for runs inside of other kernels, on other drivers.
 const (
 	givenEnv = "XSK_TEST_INTERFACE"
-	roleEnv  = "XSK_TEST_ROLE" // send, native, generic
+	roleEnv  = "XSK_TEST_ROLE" // to send: send, send-zerocopy, hold-zerocopy; to receive: native, generic, zerocopy
 )
 
 // givenMessages is what either side sends.
@@ -28,7 +32,23 @@ func TestXDPGivenDevice(t *testing.T) {
 	d, err := LookAtDevice(name)
 	fmt.Printf("\n%+v %v\n", d, err)
 	role := os.Getenv(roleEnv)
-	if role == "send" {
+	how, zerocopy := strings.CutSuffix(role, "zerocopy")
+	if zerocopy {
+		cfg.Mode = ZeroCopyRequired
+	}
+	if how == "hold-" { // the queue, until the end is asked for
+		end := make(chan os.Signal, 1)
+		signal.Notify(end, unix.SIGTERM, unix.SIGINT)
+		tx, err := OpenXDPTx(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Close()
+		fmt.Printf("%+v\nready\n", tx.Info())
+		fmt.Printf("%v\n%+v\n", <-end, tx.KernelStats())
+		return
+	}
+	if how == "send" || how == "send-" {
 		tx, err := OpenXDPTx(cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -21,25 +21,16 @@ const CacheEnv = "IPVSYNC_CACHE"
 // Kernel names a kernel that the lab can boot.
 type Kernel string
 
-// The kernels of Debian 12: its own and the newer one it carries beside it.
+// The kernels of Debian 12, its own and the newer one it carries beside it; and
+// the newest one that there is for Debian 13, whose version moves on.
 const (
-	Linux61  Kernel = "6.1"
-	Linux612 Kernel = "6.12"
+	Linux61     Kernel = "6.1"
+	Linux612    Kernel = "6.12"
+	LinuxNewest Kernel = "newest"
 )
 
-// Kernels lists every [Kernel], for tests that range over them.
+// Kernels lists the kernels that stay as they are, for tests that range over them.
 var Kernels = []Kernel{Linux61, Linux612}
-
-// meta is the package that depends on the current build of the kernel.
-func (k Kernel) meta() (string, error) {
-	switch k {
-	case Linux61:
-		return "linux-image-amd64", nil
-	case Linux612:
-		return "linux-image-6.12-amd64", nil
-	}
-	return "", fmt.Errorf("unknown kernel %q", string(k))
-}
 
 // Layout of the cache:
 //
@@ -161,9 +152,13 @@ func removeStale(home string) {
 	}
 }
 
-// download gets the package of k and leaves in home only what a boot needs.
+// download gets the packages of k and leaves in home only what a boot needs.
 func download(ctx context.Context, k Kernel, dir, home string) error {
-	pkg, err := resolve(ctx, k)
+	a, err := archiveOf(ctx, k, dir)
+	if err != nil {
+		return err
+	}
+	pkgs, err := a.resolve(ctx)
 	if err != nil {
 		return err
 	}
@@ -177,31 +172,37 @@ func download(ctx context.Context, k Kernel, dir, home string) error {
 		return fmt.Errorf("make cache: %w", err)
 	}
 	defer os.RemoveAll(tmp)
-	if _, err := run(ctx, tmp, "apt-get", "-o", "APT::Sandbox::User=root", "download", pkg); err != nil {
-		return fmt.Errorf("%w: cannot download %s; run: apt-get update: %w", ErrUnavailable, pkg, err)
+	if err := a.download(ctx, tmp, pkgs...); err != nil {
+		return err
 	}
 	debs, _ := filepath.Glob(filepath.Join(tmp, "*.deb"))
-	if len(debs) != 1 {
-		return fmt.Errorf("download %s: found %d packages", pkg, len(debs))
-	}
 	root := filepath.Join(tmp, "root")
-	if _, err := run(ctx, tmp, "dpkg-deb", "-x", debs[0], root); err != nil {
-		return fmt.Errorf("unpack %s: %w", pkg, err)
+	for _, deb := range debs {
+		if _, err := run(ctx, tmp, "dpkg-deb", "-x", deb, root); err != nil {
+			return fmt.Errorf("unpack %s: %w", filepath.Base(deb), err)
+		}
 	}
+	// Up to Debian 13 lib/modules and boot/vmlinuz-RELEASE, then usr/lib/modules with
+	// vmlinuz in it.
 	releases, _ := filepath.Glob(filepath.Join(root, "lib/modules/*"))
-	if len(releases) != 1 {
-		return fmt.Errorf("unpack %s: found %d module trees", pkg, len(releases))
+	more, _ := filepath.Glob(filepath.Join(root, "usr/lib/modules/*"))
+	if releases = append(releases, more...); len(releases) != 1 {
+		return fmt.Errorf("unpack %v: found %d module trees", pkgs, len(releases))
 	}
 	release := filepath.Base(releases[0])
 	keep := filepath.Join(tmp, "keep")
 	if err := os.MkdirAll(filepath.Join(keep, "modules"), 0o755); err != nil {
 		return fmt.Errorf("make cache: %w", err)
 	}
-	if err := os.Rename(filepath.Join(root, "boot/vmlinuz-"+release), filepath.Join(keep, "vmlinuz")); err != nil {
-		return fmt.Errorf("unpack %s: %w", pkg, err)
+	vmlinuz := filepath.Join(root, "boot/vmlinuz-"+release)
+	if !exists(vmlinuz) {
+		vmlinuz = filepath.Join(releases[0], "vmlinuz")
+	}
+	if err := os.Rename(vmlinuz, filepath.Join(keep, "vmlinuz")); err != nil {
+		return fmt.Errorf("unpack %v: %w", pkgs, err)
 	}
 	if err := collectModules(ctx, releases[0], filepath.Join(keep, "modules")); err != nil {
-		return fmt.Errorf("unpack %s: %w", pkg, err)
+		return fmt.Errorf("unpack %v: %w", pkgs, err)
 	}
 	if err := os.WriteFile(filepath.Join(keep, "release"), []byte(release+"\n"), 0o644); err != nil {
 		return fmt.Errorf("write cache: %w", err)
@@ -210,29 +211,6 @@ func download(ctx context.Context, k Kernel, dir, home string) error {
 		return fmt.Errorf("write cache: %w", err)
 	}
 	return nil
-}
-
-// resolve asks apt which package the meta package of k depends on.
-func resolve(ctx context.Context, k Kernel) (string, error) {
-	meta, err := k.meta()
-	if err != nil {
-		return "", err
-	}
-	for try := 0; ; try++ {
-		out, err := run(ctx, "", "apt-cache", "depends", meta)
-		for line := range strings.Lines(out) {
-			if dep, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: "); ok {
-				return dep, nil
-			}
-		}
-		if try == 1 || os.Geteuid() != 0 {
-			return "", fmt.Errorf("%w: apt knows no kernel behind %s; run: apt-get update (Debian 12 sources needed): %w",
-				ErrUnavailable, meta, errors.Join(err, ctx.Err()))
-		}
-		if _, err := run(ctx, "", "apt-get", "update"); err != nil {
-			return "", fmt.Errorf("%w: run: apt-get update: %w", ErrUnavailable, err)
-		}
-	}
 }
 
 // digest is a short name for a content.

@@ -73,6 +73,7 @@ type options struct {
 	cpus   int
 	memory int
 	append string
+	device string
 }
 
 // WithCPUs gives the guest n processors instead of one.
@@ -80,6 +81,12 @@ func WithCPUs(n int) Option { return func(o *options) { o.cpus = n } }
 
 // WithMemory gives the guest mb megabytes of memory instead of 320.
 func WithMemory(mb int) Option { return func(o *options) { o.memory = mb } }
+
+// WithWireDevice appends properties to the NIC of the wire, in QEMU's words:
+// "iommu_platform=on".
+func WithWireDevice(properties string) Option {
+	return func(o *options) { o.device = "," + properties }
+}
 
 // WithCommandLine appends words to the kernel's command line.
 func WithCommandLine(words string) Option { return func(o *options) { o.append = words } }
@@ -165,7 +172,7 @@ func (g *Guest) start(tb testing.TB, img image, o options) error {
 		"-append", "console=ttyS0 quiet loglevel=4 panic=-1 nokaslr mitigations=off "+
 			"random.trust_cpu=on no_timer_check tsc=reliable net.ifnames=0 "+o.append,
 		"-netdev", "tap,id=wire,ifname="+TapName+",script=no,downscript=no",
-		"-device", "virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:88:00:01,csum=off,guest_csum=off",
+		"-device", "virtio-net-pci,netdev=wire,romfile=,mac=52:54:00:88:00:01,csum=off,guest_csum=off"+o.device,
 		"-netdev", "tap,id=control,ifname="+controlTap+",script=no,downscript=no",
 		"-device", "virtio-net-pci,netdev=control,romfile=,mac=52:54:00:87:00:01",
 	)
