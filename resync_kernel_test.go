@@ -2,11 +2,13 @@ package ipvsync
 
 import (
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -173,4 +175,86 @@ func TestKernelResyncPace(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A backup with the default buffer is rebooted: an empty table. A resync from a
+// Table that heard the same makes it what it was.
+func TestKernelResync(t *testing.T) {
+	kernels(t, func(t *testing.T, g *kernellab.Guest) {
+		const n = 10_000
+		table := newTable(t, TableConfig{MaxEntries: 2 * n, Shards: 1})
+		var conns []Conn
+		for i := range n {
+			c := flow(i, uint32(600+i%3000))
+			switch {
+			case i%50 == 0:
+				c = flow6(i, c.Timeout)
+			case i%50 == 1:
+				c.Flags, c.State, c.Client.Port = encoder.FlagTemplate, encoder.TemplateAssured, 0
+			case i%50 == 2:
+				c.Flags, c.State = encoder.FlagInactive|encoder.FwdDRoute|encoder.FlagNoOutput, encoder.TCPFinWait
+			case i%50 == 3:
+				c.Protocol, c.State = encoder.UDP, encoder.UDPNormal
+			}
+			conns = append(conns, c)
+		}
+		smallBuffers(t, g)
+		g.StartBackup(t, 7, kernellab.DaemonOptions{})
+		s := send(t, hostEnd(g), SenderConfig{SyncID: 7, Shards: 1})
+		tell := func(conns iter.Seq[Conn]) {
+			t.Helper()
+			st, err := Resync(t.Context(), s, conns, ResyncConfig{})
+			checkResync(t, st)
+			if err != nil || st.Sent != n {
+				t.Fatalf("%+v, %v", st, err)
+			}
+		}
+		// A master that paces itself is a resync too.
+		table.Apply(conns)
+		tell(slices.Values(conns))
+		compareKernel(t, g, table)
+
+		g.Reset(t)
+		g.StartBackup(t, 7, kernellab.DaemonOptions{})
+		if got := g.Conns(t); len(got) != 0 {
+			t.Fatalf("%d connections after a reset", len(got))
+		}
+		tell(table.Conns())
+		compareKernel(t, g, table)
+	})
+}
+
+// compareKernel holds the listing of a backup against a table: same connections,
+// same state, and ends of life within two seconds, the kernel's and the table's
+// rounding.
+func compareKernel(t *testing.T, g *kernellab.Guest, table *Table) {
+	t.Helper()
+	g.Settle(t)
+	before := time.Now()
+	listed := g.Conns(t)
+	took := time.Since(before)
+	if _, drops := udpSocket(t, g, DefaultPort); drops > 0 {
+		t.Errorf("%d messages dropped", drops)
+	}
+	want := map[string]time.Duration{}
+	for e := range table.All() {
+		want[fmt.Sprint(strings.ToUpper(e.Protocol.String()), e.Client, e.Virtual, e.Dest, e.StateName())] = e.Expires
+	}
+	after := time.Since(before) - took
+	for _, p := range listed {
+		key := fmt.Sprint(p.Proto, p.Client, p.Virtual, p.Dest, p.State)
+		left, ok := want[key]
+		if !ok {
+			t.Fatalf("listed, but not in the table: %v", p)
+		}
+		delete(want, key)
+		// It was listed at some time in took; the table was read up to after later.
+		if d := time.Duration(p.Expires)*time.Second - left; d < -2*time.Second || d > took+after+2*time.Second {
+			t.Errorf("%v expires in %d s, in the table in %v", p, p.Expires, left)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("%d of %d are not listed", len(want), len(want)+len(listed))
+	}
+	t.Logf("Linux %s: %d connections, listed in %v", g.Release(), len(listed), took.Round(time.Millisecond))
 }
