@@ -15,10 +15,22 @@ import (
 )
 
 func kernels(t *testing.T, test func(*testing.T, *kernellab.Guest)) {
+	t.Helper()
+	inKernels(t, kernellab.Kernels, test)
+}
+
+// allKernels are kernels, and the newest one.
+func allKernels(t *testing.T, test func(*testing.T, *kernellab.Guest)) {
+	t.Helper()
+	inKernels(t, append(slices.Clone(kernellab.Kernels), kernellab.LinuxNewest), test)
+}
+
+func inKernels(t *testing.T, kernels []kernellab.Kernel, test func(*testing.T, *kernellab.Guest)) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("-short leaves the kernel lab out")
 	}
-	for _, k := range []kernellab.Kernel{kernellab.Linux61, kernellab.Linux612} {
+	for _, k := range kernels {
 		t.Run(string(k), func(t *testing.T) {
 			t.Parallel()
 			test(t, kernellab.Boot(t, k))
@@ -100,7 +112,7 @@ func everyKind(t *testing.T, v encoder.Version) (conns []Conn, protocols []strin
 
 // What a Sender sends shows up in the table of a stock backup, exactly as sent.
 func TestKernelBackupListsWhatWeSend(t *testing.T) {
-	kernels(t, func(t *testing.T, g *kernellab.Guest) {
+	allKernels(t, func(t *testing.T, g *kernellab.Guest) {
 		for _, tc := range []struct {
 			name   string
 			v      encoder.Version
@@ -182,7 +194,7 @@ func short(c *Conn) bool {
 
 // A Receiver gets every record of a stock master's real traffic, and refuses none.
 func TestKernelMasterReachesReceiver(t *testing.T) {
-	kernels(t, func(t *testing.T, g *kernellab.Guest) {
+	allKernels(t, func(t *testing.T, g *kernellab.Guest) {
 		for _, tc := range []struct {
 			version int
 			mode    xsk.Mode

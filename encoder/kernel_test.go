@@ -21,7 +21,7 @@ func kernels(t *testing.T, test func(*testing.T, *kernellab.Guest)) {
 	if testing.Short() {
 		t.Skip("-short leaves the kernel lab out")
 	}
-	for _, k := range []kernellab.Kernel{kernellab.Linux61, kernellab.Linux612} {
+	for _, k := range []kernellab.Kernel{kernellab.Linux61, kernellab.Linux612, kernellab.LinuxNewest} {
 		t.Run(string(k), func(t *testing.T) {
 			t.Parallel()
 			test(t, kernellab.Boot(t, k))

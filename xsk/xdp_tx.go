@@ -1,6 +1,7 @@
 package xsk
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -158,11 +159,21 @@ func (t *XDPTx) openSocket(queue int) error {
 		// that what arrives goes on to the network stack, as the program says.
 		rxFrames = c.RxFrames
 	}
-	t.socket, err = OpenSocket(SocketConfig{
+	s := SocketConfig{
 		Interface: c.Interface, Queue: queue, TxFrames: c.TxFrames, RxFrames: rxFrames, FrameSize: c.FrameSize,
 		Mode: c.Mode, BusyPoll: c.BusyPoll,
 		TxMetadata: c.Checksum == ChecksumAuto || c.Checksum == ChecksumOffload,
-	})
+	}
+	t.socket, err = OpenSocket(s)
+	copies := err == nil && !t.socket.ZeroCopy()
+	if rxFrames > 0 && (copies || c.Mode == ZeroCopyPreferred && errors.Is(err, ErrMemlock)) {
+		if copies { // nobody needs the frames to receive into
+			t.socket.Close()
+			t.socket.Unmap()
+		}
+		s.Mode, s.RxFrames = CopyOnly, 0
+		t.socket, err = OpenSocket(s)
+	}
 	if err != nil {
 		return err
 	}
