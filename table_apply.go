@@ -82,7 +82,8 @@ const expireBudget = 64
 
 // applyTogether applies records under the mutexes of all shards: those in
 // order, or all. So it does when a connection without client port is concerned,
-// which all shards look for, and when the table may be full: then what is over is removed first.
+// which all shards look for, for a connection's record with engine data, which looks
+// in another shard, and when the table may be full: then what is over is removed first.
 func (t *Table) applyTogether(b *batch, conns []Conn, now uint64, order []uint8) {
 	t.lock()
 	defer t.unlock()
@@ -136,7 +137,7 @@ func (t *Table) prepare(b *batch, conns []Conn) (together bool) {
 		k.set(c.Protocol, &c.Client, &c.Virtual)
 		b.engine[i] = nil
 		if c.Flags&encoder.FlagTemplate == 0 {
-			together = together || c.Client.Port == 0 || c.Flags&encoder.FlagNoCport != 0
+			together = together || c.Client.Port == 0 || c.Flags&encoder.FlagNoCport != 0 || len(c.Options) > 0 && hasEngine(c.Options)
 			k.sum(&t.seed)
 		} else if at := len(b.bytes); len(c.Options) > 0 {
 			b.bytes = b.appendEngine(c.Options)

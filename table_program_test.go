@@ -86,6 +86,9 @@ func twinProgram(t *testing.T, r *rand.Rand) {
 			if plain && !c.Template() {
 				c.Flags &^= encoder.FlagNoCport
 				c.Client.Port = max(c.Client.Port, 1)
+				if engineName(c.Options) != "" {
+					c.Options = nil
+				}
 			}
 			conns = append(conns, c)
 		}

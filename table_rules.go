@@ -77,8 +77,8 @@ func timeoutOf(c *Conn, f encoder.Flags) uint32 {
 }
 
 // apply does with one record what a backup does. The caller holds the mutex of
-// s, which k belongs to, or all with together, without which there is no
-// connection whose client port is not known. It fails, having changed nothing, when a new
+// s, which k belongs to, or all with together: without, there is no connection
+// whose client port is not known, and c is none with engine data. It fails, having changed nothing, when a new
 // entry is needed and there is no room.
 func (s *tableShard) apply(c *Conn, k *flowKey, engine []byte, now uint64, together bool) bool {
 	if why := refused(c); why != NumIgnoreReasons {
@@ -87,7 +87,7 @@ func (s *tableShard) apply(c *Conn, k *flowKey, engine []byte, now uint64, toget
 	}
 	template := c.Flags&encoder.FlagTemplate != 0
 	cport := uint16(k.ports)
-	home, key := s, k // where the entry is that is found, and by what key
+	home, key := s, k // where the entry is that is found, and its key there
 	var r ref
 	switch {
 	case template && engine != nil:
@@ -95,7 +95,14 @@ func (s *tableShard) apply(c *Conn, k *flowKey, engine []byte, now uint64, toget
 	case template:
 		r = s.pick(k, nil, now, kindTemplate, kindTemplate)
 	case len(c.Options) > 0 && hasEngine(c.Options):
-		// The kernel looks where templates with this data are, and so finds nothing.
+		// The kernel looks where templates with this data are, and only there.
+		z := *k
+		data := appendKept(nil, c.Options, false, true)
+		z.sumEngine(&s.table.seed, data)
+		home, key = s.table.shard(z.hash), &z
+		if r = home.pick(key, data, now, kindEngine, kindEngine); r != 0 && (cport == 0 || uint16(*wordAfter(home.entry(r), wPorts)) != cport) {
+			r = 0
+		}
 	default:
 		if cport != 0 {
 			r = s.pick(k, nil, now, kindConn, kindTemplate)

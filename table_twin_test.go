@@ -140,6 +140,11 @@ func (w *twinTable) apply(c *Conn) {
 		found = w.ctGet(c, engine)
 	case engine == "":
 		found = w.inGet(c)
+	default: // ip_vs_conn_in_get, in the chain of the engine data
+		found = w.newest(func(e *twinEntry) bool {
+			return e.engine == engine && c.Client.Port != 0 && e.conn.Client == c.Client && e.conn.Virtual == c.Virtual &&
+				e.conn.Protocol == c.Protocol
+		})
 	}
 	if found != nil && !c.Template() && found.conn.Dest != c.Dest {
 		if c.Flags&0x100 != 0 {
