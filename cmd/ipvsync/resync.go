@@ -89,6 +89,8 @@ func newResyncCommand() *cobra.Command {
 	return cmd
 }
 
+const progressEvery = 5 * time.Second
+
 // method is a forwarding method.
 type method struct{ flags encoder.Flags }
 
@@ -156,7 +158,13 @@ func (o *resyncOptions) run(ctx context.Context, stdin io.Reader, stderr io.Writ
 	if err != nil {
 		return advise(err)
 	}
-	st, err := ipvsync.Resync(ctx, s, src.conns(), ipvsync.ResyncConfig{Rate: o.rate, Burst: o.burst})
+	told := time.Now()
+	st, err := ipvsync.Resync(ctx, s, src.conns(), ipvsync.ResyncConfig{Rate: o.rate, Burst: o.burst, Progress: func(st ipvsync.ResyncStats) {
+		if time.Since(told) > progressEvery {
+			told = time.Now()
+			fmt.Fprintf(stderr, "%d connections sent so far\n", st.Sent)
+		}
+	}})
 	closeErr := s.Close()
 	sender := s.Stats()
 	fmt.Fprint(stderr, resyncSummary(&st, src), senderSummary(&sender))

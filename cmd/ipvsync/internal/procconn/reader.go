@@ -62,14 +62,6 @@ func NewReader(r io.Reader) (*Reader, error) {
 	return p, nil
 }
 
-// Line is the number of the line of the last Entry or LineError.
-func (p *Reader) Line() int {
-	if p.isAhead {
-		return p.line - 1
-	}
-	return p.line
-}
-
 // Read reads the next connection into e. A *LineError is the loss of one line:
 // call Read again for the next. io.EOF is the end; any other error is the
 // input's, and final.
