@@ -7,8 +7,8 @@ import (
 // The opponent github.com/asavie/xdp v0.3.3, at its best: batches of 64, rings
 // and packet memory of 128 frames, since GetDescs looks at frames from the first
 // one on (with 2048 it is half as fast); completions taken by Complete, as its
-// documentation has it for whoever does not want to wait, since Poll makes one
-// more system call. Its sockets are never closed: Close leaves the rings mapped,
+// documentation has it for whoever polls by himself, since Poll makes one more
+// system call; asavieExample has it. Its sockets are never closed: Close leaves the rings mapped,
 // so that only the end of the namespace lets go of the queue.
 
 const asavieFrames = 128
@@ -49,6 +49,33 @@ func (p *path) asavie(write bool) side {
 			}
 			n -= s.Transmit(descs)
 			s.Complete(s.NumCompleted())
+		}
+	}, p.arrived}
+}
+
+// asavieExample sends prefilled frames the way of the library's example sendudp,
+// with its default sizes and a Poll after each Transmit.
+func (p *path) asavieExample() side {
+	packet := p.packet(message())
+	var s *xdp.Socket
+	p.in(p.near, func() (err error) {
+		s, err = xdp.NewSocket(p.netdev(p.near).Index, 0, nil)
+		return err
+	})
+	for _, d := range s.GetDescs(xdp.DefaultSocketOptions.NumFrames) {
+		copy(s.GetFrame(d), packet)
+	}
+	return side{"asavie example", func(n int) {
+		for n > 0 || s.NumTransmitted() > 0 {
+			descs := s.GetDescs(min(n, s.NumFreeTxSlots()))
+			for i := range descs {
+				descs[i].Len = uint32(len(packet))
+			}
+			n -= s.Transmit(descs)
+			if _, _, err := s.Poll(-1); err != nil {
+				p.tb.Error(err)
+				return
+			}
 		}
 	}, p.arrived}
 }

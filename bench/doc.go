@@ -16,6 +16,8 @@
 //	lost-%            messages sent that did not
 //	cpu-ns/rec        CPU time of the whole process for each record, all threads
 //	opponent-…        the same of the opponent
+//	others-cpu-%      of one processor that others used meanwhile: above a few
+//	                  percent, do it again
 //
 // A rate counts what arrived, never what was sent. Arrivals are counted by the
 // interface of the far end or, where a receiver is part of the work, by its
@@ -31,7 +33,8 @@
 // For steady figures: nothing else on the machine, and no frequency scaling
 // (cpupower frequency-set -g performance).
 //
-// GOMAXPROCS is raised to 4 on a smaller machine. There a thread that sleeps in
+// What sends runs on processor 0, what receives on processor 1; the engine's
+// producer is on processor 1 as well. GOMAXPROCS is raised to 4 on a smaller machine. There a thread that sleeps in
 // a system call keeps one of the few places where goroutines run, which with
 // both ends in one process, as nowhere else, leaves a third party waiting.
 package bench

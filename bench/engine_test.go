@@ -31,6 +31,10 @@ func overUDP(gso xsk.Offload) transport {
 // udpBatch is two full trains: what was fastest of 22, 44, 64, 88 and 128.
 const udpBatch = 88
 
+// published is what the producer publishes at once: so many that messages never
+// begin and end with a batch.
+var published = flows(32)
+
 // sender is the whole engine: one producer, its ring, the transmit loop, the
 // transport. full is called when the ring is.
 func (p *path) sender(open transport, ring int, full func()) (s *ipvsync.Sender, send func(n int)) {
@@ -53,22 +57,20 @@ func (p *path) sender(open transport, ring int, full func()) (s *ipvsync.Sender,
 	})
 	shard := s.Shard(0)
 	return s, func(n int) {
-		for left := n; left > 0; {
-			todo := conns
-			for {
-				k, err := shard.PublishBatch(todo)
-				if todo = todo[k:]; len(todo) == 0 {
-					left--
-					break
-				}
-				if !errors.Is(err, ipvsync.ErrRingFull) {
-					p.tb.Fatal(err)
-				}
-				full()
+		for left := n * recordsPerMessage; left > 0; {
+			k, err := shard.PublishBatch(published[:min(left, len(published))])
+			left -= k
+			if err == nil {
+				continue
 			}
+			if !errors.Is(err, ipvsync.ErrRingFull) {
+				p.tb.Error(err)
+				return
+			}
+			full()
 		}
 		if err := s.Flush(p.tb.Context()); err != nil {
-			p.tb.Fatal(err)
+			p.tb.Error(err)
 		}
 	}
 }
@@ -89,7 +91,7 @@ func rest() { time.Sleep(50 * time.Microsecond) }
 // engine is a side that publishes, and whose loop sends.
 func (p *path) engine(name string, open transport, ring int, full func()) side {
 	_, send := p.sender(open, ring, full)
-	return side{name, send, p.arrived}
+	return side{name, func(n int) { onCPU(p.tb, farCPU, func() { send(n) }) }, p.arrived}
 }
 
 // direct is a side that encodes straight into the frames of a transport, in one

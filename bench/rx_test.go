@@ -2,14 +2,12 @@ package bench
 
 import (
 	"context"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/asavie/xdp"
-	"golang.org/x/sys/unix"
 
 	"github.com/ipvsync/ipvsync"
 	"github.com/ipvsync/ipvsync/encoder"
@@ -47,33 +45,7 @@ func (c *counter) until(n uint64) {
 	}
 }
 
-// The two ends have a processor each, and so has what belongs to either: left to
-// itself, the kernel likes to put a receiver onto the processor that woke it, the
-// sender's. The engine's producer is beside the receiver.
-const nearCPU, farCPU = 0, 1
-
-// pin binds the calling goroutine, which must end with its work, to a processor.
-func (p *path) pin(cpu int) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	var set unix.CPUSet
-	set.Set(cpu)
-	if err := unix.SchedSetaffinity(0, &set); err != nil {
-		p.tb.Errorf("processor %d: %v", cpu, err)
-	}
-}
-
-// onCPU runs f on a processor.
-func (p *path) onCPU(cpu int, f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		p.pin(cpu)
-		f()
-	}()
-	<-done
-}
-
-// between is a side with a sender, on a processor, and a receiver on farCPU.
+// between is a side with a sender, which sends on cpu, and a receiver on farCPU.
 func (p *path) between(name string, cpu int, send func(n int), c *counter) side {
 	return side{name: name, send: func(n int) {
 		if c.resume != nil {
@@ -82,7 +54,7 @@ func (p *path) between(name string, cpu int, send func(n int), c *counter) side 
 			defer c.active.Store(false)
 		}
 		before := c.got.Load()
-		p.onCPU(cpu, func() { send(n) })
+		onCPU(p.tb, cpu, func() { send(n) })
 		c.until(before + uint64(n)*recordsPerMessage)
 	}, arrived: c.messages}
 }
@@ -94,7 +66,7 @@ func (p *path) spinUntilStopped(c *counter, step func() int) {
 	var stop atomic.Bool
 	var done sync.WaitGroup
 	done.Go(func() {
-		p.pin(farCPU)
+		pin(p.tb, farCPU)
 		for !stop.Load() {
 			if !c.active.Load() {
 				<-c.resume
@@ -185,7 +157,7 @@ func (p *path) receiver(open func(iface string) (xsk.Rx, error)) *counter {
 	})
 	done := make(chan error, 1)
 	go func() {
-		p.pin(farCPU)
+		pin(p.tb, farCPU)
 		done <- r.Run(context.Background())
 	}()
 	p.tb.Cleanup(func() {

@@ -18,7 +18,7 @@ func BenchmarkXDPTx(b *testing.B) {
 	for _, c := range []struct {
 		name string
 		sum  xsk.UDPChecksum
-	}{{"", xsk.ChecksumFull}, {", no UDP checksum", xsk.ChecksumZero}} {
+	}{{"", xsk.ChecksumFull}, {", no UDP checksum,", xsk.ChecksumZero}} {
 		run := func(name string, theirs func(p *path) side) {
 			b.Run("engine"+c.name+" against "+name, func(b *testing.B) {
 				needProcessors(b)
@@ -28,11 +28,20 @@ func BenchmarkXDPTx(b *testing.B) {
 		run("bare loop", (*path).bareXDP)
 		run("asavie encoding", func(p *path) side { return p.asavie(true) })
 		run("asavie prefilled", func(p *path) side { return p.asavie(false) })
+		run("asavie as in its example", (*path).asavieExample)
 		run("sendmmsg", func(p *path) side { return p.direct("sendmmsg", overUDP(xsk.OffloadOff), false) })
 	}
 	b.Run("encoding in the sending goroutine against bare loop", func(b *testing.B) {
 		duel(b, txTurn, newPath(b).direct("direct", overXDP(xsk.ChecksumFull), true), newPath(b).bareXDP())
 	})
+	for name, theirs := range map[string]func(p *path) side{
+		"asavie encoding": func(p *path) side { return p.asavie(true) },
+		"sendmmsg":        func(p *path) side { return p.direct("sendmmsg", overUDP(xsk.OffloadOff), false) },
+	} {
+		b.Run("encoding in the sending goroutine against "+name, func(b *testing.B) {
+			duel(b, txTurn, newPath(b).direct("direct", overXDP(xsk.ChecksumZero), true), theirs(newPath(b)))
+		})
+	}
 	b.Run("prefilled against bare loop", func(b *testing.B) {
 		duel(b, txTurn, newPath(b).direct("prefilled", overXDP(xsk.ChecksumFull), false), newPath(b).bareXDP())
 	})
