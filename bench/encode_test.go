@@ -209,11 +209,11 @@ func gopacketEncoding() encoding {
 
 func (e encoding) side() side {
 	n, buf := uint64(0), make([]byte, messageSize)
-	return side{e.name, func(turn int) {
+	return side{name: e.name, send: func(turn int) {
 		for range turn {
 			n += uint64(len(e.encode(buf, conns)) / messageSize)
 		}
-	}, func() uint64 { return n }}
+	}, arrived: func() uint64 { return n }}
 }
 
 // All encodings make the same message.
@@ -247,7 +247,7 @@ func decoderSide() side {
 	var d encoder.Decoder
 	var c ipvsync.Conn
 	n, sum, m := uint64(0), uint64(0), message()
-	return side{"Decoder", func(turn int) {
+	return side{name: "Decoder", send: func(turn int) {
 		for range turn {
 			d.Open(m)
 			for reason, ok := d.Next(&c); ok && reason == encoder.Accepted; reason, ok = d.Next(&c) {
@@ -258,7 +258,7 @@ func decoderSide() side {
 			}
 		}
 		sink.Add(sum)
-	}, func() uint64 { return n }}
+	}, arrived: func() uint64 { return n }}
 }
 
 // fieldsDecoder reads the fields that our Decoder does, with one check of the
@@ -267,7 +267,7 @@ func fieldsDecoder() side {
 	var c ipvsync.Conn
 	n, sum, m := uint64(0), uint64(0), message()
 	be := binary.BigEndian
-	return side{"binary field by field", func(turn int) {
+	return side{name: "binary field by field", send: func(turn int) {
 		for range turn {
 			for i := range int(m[4]) {
 				r := m[8+i*recordSize:][:recordSize]
@@ -283,14 +283,14 @@ func fieldsDecoder() side {
 			n++
 		}
 		sink.Add(sum)
-	}, func() uint64 { return n }}
+	}, arrived: func() uint64 { return n }}
 }
 
 // structDecoder is binary.Decode into a struct, which also checks nothing.
 func structDecoder() side {
 	var records [recordsPerMessage]wireRecord
 	n, sum, m := uint64(0), uint64(0), message()
-	return side{"binary.Decode", func(turn int) {
+	return side{name: "binary.Decode", send: func(turn int) {
 		for range turn {
 			if _, err := binary.Decode(m[8:], binary.BigEndian, &records); err == nil {
 				n++
@@ -300,7 +300,7 @@ func structDecoder() side {
 			}
 		}
 		sink.Add(sum)
-	}, func() uint64 { return n }}
+	}, arrived: func() uint64 { return n }}
 }
 
 // BenchmarkDecode: a message of 40 records, read. Decoder takes the decisions of a

@@ -40,7 +40,7 @@ func (p *path) dialGroup() *net.UDPConn {
 // first, in the sending goroutine.
 func (p *path) perMessage(write bool) side {
 	c, m := p.dialGroup(), message()
-	return side{"net.UDPConn", func(n int) {
+	return side{name: "net.UDPConn", send: func(n int) {
 		for range n {
 			if write {
 				encode(m, conns)
@@ -49,7 +49,7 @@ func (p *path) perMessage(write bool) side {
 				p.tb.Fatal(err)
 			}
 		}
-	}, p.arrived}
+	}, arrived: p.arrived}
 }
 
 // writeBatch sends batches of 64 by golang.org/x/net. 128 are no faster.
@@ -59,7 +59,7 @@ func (p *path) writeBatch(write bool) side {
 	for i := range ms {
 		ms[i].Buffers = [][]byte{message()}
 	}
-	return side{"x-net WriteBatch", func(n int) {
+	return side{name: "x-net WriteBatch", send: func(n int) {
 		for n > 0 {
 			k := min(n, batch)
 			if write {
@@ -73,7 +73,7 @@ func (p *path) writeBatch(write bool) side {
 			}
 			n -= sent
 		}
-	}, p.arrived}
+	}, arrived: p.arrived}
 }
 
 // listenGroup opens a socket that gets what is sent to the group, with as large
