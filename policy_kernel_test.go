@@ -77,6 +77,7 @@ type balancer struct {
 	set     string // settings in effect
 	udp     uint32 // seconds of a UDP connection's timeout
 	flows   int
+	late    map[netip.Addr]bool // clients whose packets came at a time that decides nothing
 
 	decoder  encoder.Decoder
 	msgs     int      // of tap, read so far
@@ -117,7 +118,7 @@ func (r told) String() string {
 }
 
 func newBalancer(t *testing.T, g *kernellab.Guest) *balancer {
-	b := &balancer{t: t, g: g, start: time.Now(), fd: -1, told: [][]told{nil}, want: [][]told{nil}, udp: 300}
+	b := &balancer{t: t, g: g, start: time.Now(), fd: -1, late: map[netip.Addr]bool{}, told: [][]told{nil}, want: [][]told{nil}, udp: 300}
 	b.decoder.SyncID = kernellab.MasterSyncID
 	g.Run(t, balancerScript)
 	b.tap = g.Collect(t, kernellab.DaemonOptions{})
@@ -223,7 +224,8 @@ func (b *balancer) do(f *policyFlow, s step) {
 	now := time.Since(b.start)
 	if !s.server {
 		if b.shaky(&b.policy, f, now) || f.packets > 0 && now-f.last > time.Duration(f.conn.Timeout)*time.Second-transit {
-			b.t.Fatalf("%s, packet %d: the machine is too slow to send at the right time", f.name, f.packets+1)
+			b.late[f.conn.Client.AddrPort().Addr()] = true
+			b.t.Logf("%s, packet %d: came too late or too near to a boundary, on a busy machine; left out from here on", f.name, f.packets+1)
 		}
 		f.last = now
 		f.packets++
@@ -338,7 +340,9 @@ func (b *balancer) compare(what string) {
 	b.await(to)
 	b.compared = b.marks
 	differences, records := 0, 0
+	late := func(r told) bool { return b.late[r.client.Addr()] }
 	for i := from; i < to; i++ {
+		b.told[i], b.want[i] = slices.DeleteFunc(b.told[i], late), slices.DeleteFunc(b.want[i], late)
 		records += len(b.told[i])
 		if !slices.Equal(b.told[i], b.want[i]) {
 			if differences++; differences <= 10 {
@@ -628,6 +632,7 @@ func (b *balancer) timeline() {
 	add(udpPort, Policy{Threshold: 1, RefreshPeriod: 60 * s}, 24, "0 5 11 13 13.5")
 	add(udpPort, Policy{Threshold: 1, RefreshPeriod: 20 * s}, 9, "0 0.1 2 4 8 11 13 13.1")
 	add(udpPort, Policy{Threshold: 1, RefreshPeriod: 20 * s, Retries: 1}, 9, "0 0.1 2 4 8 11 13")
+	all, late := len(courses), len(b.late)
 	for len(courses) > 0 {
 		for _, c := range courses {
 			if now := time.Since(b.start); now < c.at[0] {
@@ -641,8 +646,11 @@ func (b *balancer) timeline() {
 			b.do(c.f, step{})
 			c.at = c.at[1:]
 		}
-		courses = slices.DeleteFunc(courses, func(c *course) bool { return len(c.at) == 0 })
+		courses = slices.DeleteFunc(courses, func(c *course) bool { return len(c.at) == 0 || b.late[c.f.conn.Client.AddrPort().Addr()] })
 		time.Sleep(5 * time.Millisecond)
+	}
+	if len(b.late)-late == all {
+		b.t.Errorf("all %d courses came too late: the machine is too slow", all)
 	}
 	b.settings(Policy{}, 1, 300)
 	b.compare("timeline")

@@ -52,9 +52,8 @@ func TestXDPKilled(t *testing.T) {
 	if !ready {
 		t.Fatal("the child did not start")
 	}
-	if attached(t, b) == 0 {
-		t.Error("no program is attached while the child runs")
-	}
+	// Linux 7.3, busy, was once seen to answer that there is none.
+	waitFor(t, func() bool { return attached(t, b) != 0 })
 	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
