@@ -45,7 +45,8 @@ func BenchmarkLoopTransports(b *testing.B) {
 		open func(string) (xsk.Tx, error)
 		bare func(*testing.B, xsktest.End) func()
 	}{
-		{"AF_XDP", xdp(xsk.ChecksumFull), bareXDP},
+		{"AF_XDP", xdp(xsk.ChecksumAuto), bareXDP},
+		{"AF_XDP, UDP checksum by us", xdp(xsk.ChecksumFull), bareXDP},
 		{"AF_XDP, no UDP checksum", xdp(xsk.ChecksumZero), bareXDP},
 		{"UDP with GSO", gso, bareGSO},
 	} {
