@@ -15,7 +15,7 @@ import (
 //   - head is written by the producer alone, in Publish. The store publishes
 //     the bytes of all records before it; it pairs with the load in Look.
 //   - tail is written by the consumer alone, in Release. The store hands the
-//     room back; it pairs with the load in reserveSlow.
+//     room back; it pairs with the loads in ReserveBelow and ReserveMany.
 //
 // The producer owns [next, tail+size), the consumer [read, head).
 type SPSC struct {
