@@ -10,12 +10,16 @@ BENCHSTAT   := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4d
 PACKAGES    := qemu-system-x86 busybox-static ipvsadm iproute2 nftables cpio kmod xz-utils gcc libc6-dev
 
 FUZZ_COUNT  ?= 10000000x
-BENCH_TIME  ?= 1s
+BENCH       ?= .
+BENCH_TIME  ?= 300ms
+BENCH_COUNT ?= 5
+COMPARE_COUNT ?= 10
+PACKAGE     ?= ./bench
 SOAK_TIME   ?= 10m
 # As root a test that cannot run is a failure, not a skip.
 REQUIRE     ?= $(if $(filter 0,$(shell id -u)),1,)
 
-.PHONY: build demo test test-kernel race soak fuzz bench lint clean setup
+.PHONY: build demo test test-kernel race soak fuzz bench bench-once bench-kernel bench-report bench-compare lint clean setup
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/ipvsync ./cmd/ipvsync
@@ -30,6 +34,8 @@ test: setup
 	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -timeout 20m -race -short ./...
 	$(GO) test -tags ringdebug -run 'Producer|Model' ./ring
 	$(GO) test -short -tags purego ./ring ./encoder .
+	cd bench/report && $(GO) test ./...
+	$(MAKE) bench-once
 
 # The tests against stock Linux kernels alone.
 test-kernel: setup
@@ -53,14 +59,36 @@ fuzz:
 		done; \
 	done
 
+# Ours beside its opponents: minutes. BENCH=Latency for a part of it.
 bench:
-	$(GO) test -run '^$$' -bench . -benchtime $(BENCH_TIME) ./...
+	$(GO) test -short -run '^$$' -bench '$(BENCH)' -benchtime $(BENCH_TIME) -timeout 60m $(PACKAGE)
+
+# Every benchmark of the project, once, so that none rots.
+bench-once:
+	$(GO) test -short -run '^$$' -bench . -benchtime 1x -timeout 10m ./...
+
+# A stock kernel as an opponent, in the kernel lab: ratios and counts.
+bench-kernel: setup
+	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -run '^$$' -bench '^BenchmarkKernel' -benchtime 1x -timeout 20m -v ./bench
+
+# Everything that the page shows, measured anew; on a quiet machine, as root. Some
+# 20 minutes. With REPORT=-render, tables and plots of the last run again.
+bench-report: setup
+	cd bench/report && $(GO) run . -root ../.. -count $(BENCH_COUNT) -benchtime $(BENCH_TIME) $(REPORT)
+
+# This tree against another revision, by turns: make bench-compare BASE=main~3
+# BENCH=GSOTx. The benchmarks are those of either revision; what only one has is
+# shown without comparison.
+bench-compare:
+	@test -n "$(BASE)" || { echo "say which revision to compare with: make bench-compare BASE=rev [BENCH=regexp] [PACKAGE=./bench]"; exit 2; }
+	bench/compare.sh '$(BASE)' '$(PACKAGE)' '$(BENCH)' $(BENCH_TIME) $(COMPARE_COUNT) $(BENCHSTAT)
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; echo "gofmt would change these files: run gofmt -w ."; exit 1; }
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
+	cd bench/report && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...
 
 clean:
 	rm -rf bin
