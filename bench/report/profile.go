@@ -20,21 +20,22 @@ type path struct {
 	focus *regexp.Regexp
 	limit string    // what keeps it from being faster
 	duel  [2]string // benchmark and case whose ratio is the distance from that
+	own   string    // kind of what is else the engine's
 }
 
 var paths = []path{
 	{"Publish", ".", "^BenchmarkPublish$/^Shard.Publish$", regexp.MustCompile(`\(\*Shard\)\.Publish`),
-		"stores that go through to the second-level cache: 48 bytes an update", [2]string{}},
+		"stores that go through to the second-level cache: 48 bytes an update", [2]string{}, ""},
 	{"transmit loop", ".", "^BenchmarkEngine$/^PublishBatch", regexp.MustCompile(`\(\*port\)\.run$`),
-		"memory: cache lines that come from the producer's processor", [2]string{}},
+		"memory: cache lines come from the producer's processor, and *copy* waits for them", [2]string{}, ""},
 	{"AF_XDP TX", "./bench", "^BenchmarkXDPTx$/^engine_against_bare_loop$", regexp.MustCompile(`\(\*port\)\.run$`),
-		"skb: an allocation, a copy and a walk through the driver for each packet", [2]string{"XDPTx", "engine against bare loop"}},
+		"skb: an allocation, a copy and a walk through the driver for each packet", [2]string{"XDPTx", "engine against bare loop"}, ""},
 	{"GSO TX", "./bench", "^BenchmarkGSOTx$/^engine_against_bare_loop$", regexp.MustCompile(`\(\*port\)\.run$`),
-		"memcpy: each byte is copied from the message into the kernel", [2]string{"GSOTx", "engine against bare loop"}},
+		"memory, twice: from the producer's processor into the message, from there into the kernel", [2]string{"GSOTx", "engine against bare loop"}, ""},
 	{"AF_XDP RX", "./bench", "^BenchmarkXDPRx$", regexp.MustCompile(`\(\*Receiver\)\.Run$`),
-		"decoding, as long as the kernel delivers on another processor", [2]string{"XDPRx", "decoding against bare loop"}},
+		"decoding, as long as the kernel delivers on another processor", [2]string{"XDPRx", "decoding against bare loop"}, ""},
 	{"Table.Apply", "./bench", "^BenchmarkScaleFlows$/^Table,_flows=1000000$", regexp.MustCompile(`\(\*Table\)\.Apply$`),
-		"DRAM: two cache lines of a random flow", [2]string{}},
+		"DRAM: two cache lines of a random flow", [2]string{}, "table's rules"},
 }
 
 func (p *path) file() string { return strings.ReplaceAll(strings.ToLower(p.name), " ", "-") + ".prof" }
@@ -46,7 +47,7 @@ func (c *collector) runProfile(ctx context.Context, p path) error {
 		return err
 	}
 	// The test binary would stay where go test runs.
-	_, err = c.goTest(ctx, []string{"test", "-run", "^$", "-bench", p.bench, "-benchtime", "2s",
+	_, err = c.goTest(ctx, []string{"test", "-run", "^$", "-bench", p.bench, "-benchtime", "5s",
 		"-cpuprofile", prof, "-o", filepath.Join(c.data, "profiled.test"), p.pkg}, "")
 	return err
 }
@@ -58,15 +59,18 @@ var kinds = []struct {
 }{
 	{"kernel", regexp.MustCompile(`^(internal/runtime/syscall|syscall|golang\.org/x/sys/unix)\.|^runtime\.(futex|epoll|usleep|osyield|nanosleep|tgkill)`)},
 	{"copy", regexp.MustCompile(`^runtime\.(memmove|typedmemmove)$|\.\(\*Writer\)\.Append(Raw|PlainIPv4s?)$|ipvsync\.copy`)},
-	{"checksum", regexp.MustCompile(`ipvsync/xsk\..*([cC]hecksum|sumWords|onesSum)`)},
+	{"checksum", regexp.MustCompile(`ipvsync/xsk\.(.*[cC]hecksum|sum[A-Z])`)},
 	{"ring", regexp.MustCompile(`ipvsync/ring\.`)},
-	{"encode", regexp.MustCompile(`ipvsync/encoder\.`)},
+	{"encode, decode", regexp.MustCompile(`ipvsync/encoder\.`)},
 	{"packets", regexp.MustCompile(`ipvsync/xsk\.`)},
-	{"table", regexp.MustCompile(`ipvsync\.\(\*(Table|tableShard|table[A-Za-z]*|arena[A-Za-z]*)(\[.*\])?\)|ipvsync\.\(\*?(flowKey|bucket|wheel|hash)[A-Za-z]*\)`)},
+	{"find entries", regexp.MustCompile(`ipvsync\.(prefetch[A-Za-z]*|\(\*(Table|tableShard)\)\.(prefetch|find|is|read)|\(\*(index|region)\)\..*)$`)},
 	{"engine", regexp.MustCompile(`ipvsync/ipvsync\.`)},
 	{"benchmark", regexp.MustCompile(`ipvsync/bench`)},
-	{"runtime", regexp.MustCompile(``)},
+	{"table's rules", nothing}, // by path.own
+	{"runtime", nothing},
 }
+
+var nothing = regexp.MustCompile(`^\b$`)
 
 // profiled is a path and where its time went.
 type profiled struct {
@@ -104,6 +108,9 @@ func (p *path) takeApart(prof *profile.Profile) profiled {
 			continue
 		}
 		kind := kindOf(stack[:at+1])
+		if kind == "engine" && p.own != "" {
+			kind = p.own
+		}
 		got.shares[kind] += float64(s.Value[0])
 		got.samples += int(s.Value[0])
 		total += float64(s.Value[0])
@@ -144,7 +151,7 @@ func profileTable(res *results) string {
 		return ""
 	}
 	var b strings.Builder
-	b.WriteString("### Where the time goes\n\nShares of the CPU time of each path, in percent, of a CPU profile of its benchmark. " +
+	b.WriteString("### Where the time goes\n\nShares of the CPU time of each path, in percent, from a profile of its benchmark; `bench/report/profile.go` says which function is what. " +
 		"*kernel* is system calls; *copy* is bytes moved by us; *ring* the bookkeeping of our rings, *packets* that of frames, headers and sockets. " +
 		"*Distance* is the rate as a part of what a bare loop reaches that does nothing else.\n\n| path |")
 	var used []string
