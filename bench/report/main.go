@@ -39,7 +39,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	data := filepath.Join(*root, "bin", "bench")
+	data, err := filepath.Abs(filepath.Join(*root, "bin", "bench")) // go test runs elsewhere
+	if err != nil {
+		return err
+	}
 	if !*render {
 		c := collector{root: *root, data: data, count: *count, benchtime: *benchtime, progress: stdout}
 		if err := c.collect(ctx, *only); err != nil {

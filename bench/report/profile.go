@@ -42,13 +42,9 @@ func (p *path) file() string { return strings.ReplaceAll(strings.ToLower(p.name)
 
 // runProfile leaves data/<name>.prof.
 func (c *collector) runProfile(ctx context.Context, p path) error {
-	prof, err := filepath.Abs(filepath.Join(c.data, p.file()))
-	if err != nil {
-		return err
-	}
 	// The test binary would stay where go test runs.
-	_, err = c.goTest(ctx, []string{"test", "-run", "^$", "-bench", p.bench, "-benchtime", "5s",
-		"-cpuprofile", prof, "-o", filepath.Join(c.data, "profiled.test"), p.pkg}, "")
+	_, err := c.goTest(ctx, []string{"test", "-run", "^$", "-bench", p.bench, "-benchtime", "5s",
+		"-cpuprofile", filepath.Join(c.data, p.file()), "-o", filepath.Join(c.data, "profiled.test"), p.pkg}, "")
 	return err
 }
 
