@@ -30,6 +30,10 @@ const (
 	DefaultFlushInterval = time.Millisecond
 	DefaultRingSize      = 1 << 20 // bytes of each shard's ring: 21 thousand IPv4 records
 	DefaultCloseTimeout  = time.Second
+	// DefaultReceiveBuffer is the socket buffer of a Receiver over UDP, in bytes:
+	// a stream at full rate for the milliseconds that a busy machine may take to
+	// come back. Without CAP_NET_ADMIN it ends at net.core.rmem_max.
+	DefaultReceiveBuffer = 8 << 20
 
 	// Immediately, as FlushInterval, sends a message as soon as there is
 	// nothing more to put into it.
@@ -50,9 +54,9 @@ type Link struct {
 	// takes: min(MTU, 1500) less the IP and UDP headers. A Receiver takes
 	// longer messages too, up to the interface's MTU, if this is larger.
 	MaxSize int
-	// SocketBuffer is the size of the socket's buffer in bytes; 0 means the
-	// transport's default. A Receiver over AF_XDP has that much packet memory for
-	// each queue, up to 128 MiB; a Sender always has 4 MiB.
+	// SocketBuffer is the size of the socket's buffer in bytes; 0 means
+	// DefaultReceiveBuffer, or for a Sender the kernel's default. A Receiver over AF_XDP has that much packet memory for
+	// each queue, up to 128 MiB, 4 MiB by default; a Sender always has 4 MiB.
 	SocketBuffer int
 
 	// Mode is how packets are moved. The zero value, xsk.ModeAuto, takes the best

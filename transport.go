@@ -83,6 +83,8 @@ func (cfg *ReceiverConfig) openRx() (xsk.Rx, xsk.Choice, error) {
 	c.Unicast, c.Queues = cfg.Unicast, cfg.Queues
 	if n := cfg.SocketBuffer; n > 0 {
 		c.RxFrames = frames(n)
+	} else {
+		c.RcvBuf = DefaultReceiveBuffer
 	}
 	rx, choice, err := xsk.OpenRx(cfg.Mode, c)
 	if err == nil {
