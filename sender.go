@@ -145,7 +145,8 @@ func flowHash(c *Conn) uint64 {
 
 // Flush sends everything that was published before the call, without waiting
 // for messages to fill. It returns when the network has taken it: nil, or
-// ErrLost if the transport gave up any message meanwhile. If ctx is done before,
+// ErrLost if the transport gave up any message meanwhile; what it gave up before
+// the call, only the counters tell. If ctx is done before,
 // the error wraps that of ctx, and of the transport if it fails.
 func (s *Sender) Flush(ctx context.Context) error {
 	if s.closed.Load() {
