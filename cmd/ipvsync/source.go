@@ -27,6 +27,7 @@ type source struct {
 	read func(yield func(*encoder.Conn, time.Duration) bool)
 	// warn is told what could not be used.
 	warn io.Writer
+	now  func() time.Time
 
 	bad, over, unknown int   // lines that could not be used; lives that were over; without a service
 	err                error // that ended reading
@@ -73,7 +74,7 @@ func (s *source) conns() iter.Seq[ipvsync.Conn] {
 				k := kept{conn: *c}
 				k.conn.Options = bytes.Clone(c.Options)
 				if left != forDefault {
-					k.end = time.Now().Add(left)
+					k.end = s.now().Add(left)
 				}
 				i := 0
 				if group&encoder.FlagTemplate != 0 {
@@ -89,7 +90,7 @@ func (s *source) conns() iter.Seq[ipvsync.Conn] {
 			for i := range list {
 				left := forDefault
 				if k := &list[i]; !k.end.IsZero() {
-					if left = time.Until(k.end); left <= 0 {
+					if left = k.end.Sub(s.now()); left <= 0 {
 						s.over++
 						continue
 					}
@@ -116,7 +117,7 @@ const procListing = "/proc/net/ip_vs_conn"
 
 // open finds out what from is.
 func (o *resyncOptions) open(ctx context.Context, stdin io.Reader, stderr io.Writer) (*source, error) {
-	s := &source{warn: stderr}
+	s := &source{warn: stderr, now: time.Now}
 	if tableserver.IsURL(o.from) {
 		client, err := tableserver.NewClient(o.from)
 		if err != nil {
@@ -130,6 +131,7 @@ func (o *resyncOptions) open(ctx context.Context, stdin io.Reader, stderr io.Wri
 		// It was taken now, whatever the clock of its host says.
 		return s, s.snapshot(body, time.Time{})
 	}
+	ages := false     // what is read is of this moment, however late it is read
 	var file *os.File // that can be read twice
 	in := &input{ctx: ctx, r: stdin, flush: func() error { return nil }, live: true}
 	name := strings.TrimSuffix(o.from, "/")
@@ -151,6 +153,7 @@ func (o *resyncOptions) open(ctx context.Context, stdin io.Reader, stderr io.Wri
 		in.r = f
 		if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
 			file, in.live = f, false
+			ages = name != procListing // which shows each line as it is when it is read
 		}
 	}
 	buffered := bufio.NewReaderSize(in, 64<<10)
@@ -178,9 +181,9 @@ func (o *resyncOptions) open(ctx context.Context, stdin io.Reader, stderr io.Wri
 		if err != nil {
 			return s, err
 		}
-		return s, s.listing(buffered, set, o.forward.flags)
+		return s, s.listing(buffered, set, o.forward.flags, ages)
 	}
-	s.json(buffered)
+	s.json(buffered, ages)
 	return s, nil
 }
 
@@ -198,7 +201,7 @@ func (s *source) snapshot(r io.Reader, now time.Time) error {
 			away = 0
 		}
 	}
-	begin := time.Now()
+	gone := s.elapsed(true)
 	s.read = func(yield func(*encoder.Conn, time.Duration) bool) {
 		var e ipvsync.Entry
 		for {
@@ -208,8 +211,7 @@ func (s *source) snapshot(r io.Reader, now time.Time) error {
 				}
 				return
 			}
-			left := min(e.Expires, time.Duration(e.Timeout)*time.Second) - away - time.Since(begin)
-			if !yield(&e.Conn, max(0, left)) {
+			if !yield(&e.Conn, lifeLeft(&e, away, gone())) {
 				return
 			}
 		}
@@ -217,11 +219,35 @@ func (s *source) snapshot(r io.Reader, now time.Time) error {
 	return nil
 }
 
-func (s *source) listing(r io.Reader, set *services.Set, forward encoder.Flags) error {
+// lifeLeft is what is left of an entry's life after the times since its snapshot
+// began, none negative. An entry that was refreshed while the snapshot was written
+// ends later than Timeout after the begin, but never later than Timeout from now.
+func lifeLeft(e *ipvsync.Entry, since ...time.Duration) time.Duration {
+	left := max(0, e.Expires)
+	for _, d := range since { // one by one: their sum may be too large
+		left = max(0, left-d)
+	}
+	return min(left, time.Duration(e.Timeout)*time.Second)
+}
+
+// elapsed is a clock that starts now, or, for what does not age while it is read,
+// stands still.
+func (s *source) elapsed(ages bool) func() time.Duration {
+	begin := s.now()
+	return func() time.Duration {
+		if !ages {
+			return 0
+		}
+		return s.now().Sub(begin)
+	}
+}
+
+func (s *source) listing(r io.Reader, set *services.Set, forward encoder.Flags, ages bool) error {
 	pr, err := procconn.NewReader(r)
 	if err != nil {
 		return err
 	}
+	gone := s.elapsed(ages)
 	s.read = func(yield func(*encoder.Conn, time.Duration) bool) {
 		var e procconn.Entry
 		for {
@@ -244,7 +270,7 @@ func (s *source) listing(r io.Reader, set *services.Set, forward encoder.Flags) 
 					e.Flags |= encoder.FlagNoOutput
 				}
 			}
-			if !yield(&e.Conn, time.Duration(e.Timeout)*time.Second) {
+			if !yield(&e.Conn, max(0, time.Duration(e.Timeout)*time.Second-gone())) {
 				return
 			}
 		}
@@ -252,8 +278,9 @@ func (s *source) listing(r io.Reader, set *services.Set, forward encoder.Flags) 
 	return nil
 }
 
-func (s *source) json(r io.Reader) {
+func (s *source) json(r io.Reader, ages bool) {
 	rr := record.NewReader(r)
+	gone := s.elapsed(ages)
 	s.read = func(yield func(*encoder.Conn, time.Duration) bool) {
 		var c encoder.Conn
 		for {
@@ -271,7 +298,7 @@ func (s *source) json(r io.Reader) {
 			}
 			left := forDefault
 			if c.Timeout > 0 {
-				left = time.Duration(c.Timeout) * time.Second
+				left = max(0, time.Duration(c.Timeout)*time.Second-gone())
 			}
 			if !yield(&c, left) {
 				return
