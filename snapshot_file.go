@@ -3,6 +3,7 @@ package ipvsync
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -12,7 +13,13 @@ import (
 // crash too, finds the old one or the new one, whole. The file is readable by its owner
 // alone: it says who talks to whom. While it is written it is another one in the same
 // directory, ".NAME.*"; a process that is killed leaves that behind.
+//
+// A symbolic link stays: the file that it leads to is replaced. What is there and is no
+// regular file, such as a device, stays too, and is an error.
 func (t *Table) SnapshotFile(path string) (st SnapshotStats, err error) {
+	if path, err = replaceable(path); err != nil {
+		return st, fmt.Errorf("snapshot: %w", err)
+	}
 	dir, name := filepath.Split(path)
 	if dir == "" {
 		dir = "."
@@ -46,6 +53,29 @@ func (t *Table) SnapshotFile(path string) (st SnapshotStats, err error) {
 		return st, fmt.Errorf("snapshot: %w", err)
 	}
 	return st, nil
+}
+
+// replaceable is the file that a path leads to, if it may be replaced: nothing is
+// there, or a regular file.
+func replaceable(path string) (string, error) {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return path, nil
+	case err != nil:
+		return "", err
+	case info.Mode().Type() == fs.ModeSymlink:
+		if path, err = filepath.EvalSymlinks(path); err != nil {
+			return "", err
+		}
+		if info, err = os.Lstat(path); err != nil {
+			return "", err
+		}
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is no regular file (%s), and stays: give another name", path, info.Mode())
+	}
+	return path, nil
 }
 
 // RestoreFile is Restore from a file. If there is none, the error is fs.ErrNotExist.

@@ -40,6 +40,10 @@ type SnapshotError struct {
 	Offset int64 // in bytes from its begin: of the block that is damaged, or of the end of what is cut off
 	Msg    string
 	Err    error // of the reader, if it failed
+	// Foreign says that it is no damaged snapshot but something else: another
+	// kind of file, or a snapshot of another version. It is somebody's, whole
+	// perhaps, and not to be replaced.
+	Foreign bool
 }
 
 func (e *SnapshotError) Error() string {

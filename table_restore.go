@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -29,19 +30,25 @@ type SnapshotReader struct {
 // NewSnapshotReader reads the header. An error is a *SnapshotError.
 func NewSnapshotReader(r io.Reader) (*SnapshotReader, error) {
 	s := &SnapshotReader{r: r, block: make([]byte, snapHeaderSize)}
-	if err := s.fill(s.block, "the header"); err != nil {
-		return nil, err
-	}
 	h := s.block
+	n, err := io.ReadFull(r, h)
 	switch {
-	case string(h[:8]) != snapshotMagic:
-		return nil, &SnapshotError{0, "this is no snapshot", nil}
+	case err != nil && err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, &SnapshotError{Offset: int64(n), Msg: "read", Err: err}
+	case !strings.HasPrefix(snapshotMagic, string(h[:min(n, len(snapshotMagic))])):
+		return nil, &SnapshotError{Msg: "this is no snapshot", Foreign: true}
+	case err != nil:
+		return nil, &SnapshotError{Offset: int64(n), Msg: "cut off before the header"}
+	}
+	switch {
+	case binary.LittleEndian.Uint16(h[8:]) != snapshotVersion:
+		// Before the checksum, which another version may have elsewhere.
+		return nil, &SnapshotError{Offset: 8, Msg: fmt.Sprintf("version %d; this program knows version %d",
+			binary.LittleEndian.Uint16(h[8:]), snapshotVersion), Foreign: true}
 	case binary.LittleEndian.Uint64(h[24:]) != xxhash.Sum64(h[:24]):
-		return nil, &SnapshotError{0, "the header is damaged: its checksum is wrong", nil}
-	case binary.LittleEndian.Uint16(h[8:]) != snapshotVersion || binary.LittleEndian.Uint16(h[10:]) != snapHeaderSize ||
-		binary.LittleEndian.Uint32(h[12:]) != 0:
-		return nil, &SnapshotError{8, fmt.Sprintf("version %d; this program knows version %d",
-			binary.LittleEndian.Uint16(h[8:]), snapshotVersion), nil}
+		return nil, &SnapshotError{Msg: "the header is damaged: its checksum is wrong"}
+	case binary.LittleEndian.Uint16(h[10:]) != snapHeaderSize || binary.LittleEndian.Uint32(h[12:]) != 0:
+		return nil, &SnapshotError{Offset: 10, Msg: "a header that version 1 does not have"}
 	}
 	s.Time = time.Unix(0, int64(binary.LittleEndian.Uint64(h[16:])))
 	s.offset = snapHeaderSize
@@ -113,9 +120,9 @@ func (s *SnapshotReader) end(offset int64) error {
 	}
 	switch n, err := io.ReadFull(s.r, s.block[:1]); {
 	case n > 0:
-		return &SnapshotError{offset, "there is more behind the end", nil}
+		return &SnapshotError{Offset: offset, Msg: "there is more behind the end"}
 	case err != io.EOF:
-		return &SnapshotError{offset, "read", err}
+		return &SnapshotError{Offset: offset, Msg: "read", Err: err}
 	}
 	return io.EOF
 }
@@ -127,13 +134,13 @@ func (s *SnapshotReader) fill(b []byte, what string) error {
 	case err == nil:
 		return nil
 	case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
-		return &SnapshotError{s.offset + int64(n), "cut off before " + what, nil}
+		return &SnapshotError{Offset: s.offset + int64(n), Msg: "cut off before " + what}
 	}
-	return &SnapshotError{s.offset + int64(n), "read", err}
+	return &SnapshotError{Offset: s.offset + int64(n), Msg: "read", Err: err}
 }
 
 func (s *SnapshotReader) fault(format string, args ...any) error {
-	return &SnapshotError{s.offset, fmt.Sprintf(format, args...), nil}
+	return &SnapshotError{Offset: s.offset, Msg: fmt.Sprintf(format, args...)}
 }
 
 // RestoreStats say what became of the entries of a snapshot. Kept and Loaded are

@@ -5,16 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net/http"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/ipvsync/ipvsync"
+	"github.com/ipvsync/ipvsync/cmd/ipvsync/internal/filelock"
 	"github.com/ipvsync/ipvsync/cmd/ipvsync/internal/tableserver"
 )
 
@@ -59,30 +58,44 @@ type keeper struct {
 	table  *ipvsync.Table
 	flags  tableFlags
 	log    *slog.Logger
+	lock   *filelock.Lock // of the snapshot, if there is one
 	server *http.Server
 	end    context.CancelFunc
 	work   sync.WaitGroup
 }
 
 // start makes the table and serves it.
-func (f *tableFlags) start(log *slog.Logger) (k *keeper, err error) {
-	table, err := ipvsync.NewTable(ipvsync.TableConfig{MaxEntries: f.entries})
-	if err != nil {
-		return nil, err
-	}
-	k = &keeper{table: table, flags: *f, log: log}
-	if err := k.restore(); err != nil {
-		table.Close()
-		return nil, err
-	}
+func (f *tableFlags) start(log *slog.Logger) (*keeper, error) {
+	k := &keeper{flags: *f, log: log}
 	ctx, end := context.WithCancel(context.Background())
 	k.end = end
+	if err := k.open(ctx); err != nil {
+		end()
+		return nil, errors.Join(err, k.close())
+	}
+	return k, nil
+}
+
+// open opens everything; what is open when it fails is for close.
+func (k *keeper) open(ctx context.Context) (err error) {
+	f, log := &k.flags, k.log
+	if f.snapshot != "" {
+		if k.lock, err = openSnapshot(&f.snapshot); err != nil {
+			return err
+		}
+	}
+	table, err := ipvsync.NewTable(ipvsync.TableConfig{MaxEntries: f.entries})
+	if err != nil {
+		return err
+	}
+	k.table = table
+	if err := k.restore(); err != nil {
+		return err
+	}
 	if f.listen != "" {
 		l, err := tableserver.Listen(f.listen)
 		if err != nil {
-			end()
-			table.Close()
-			return nil, err
+			return err
 		}
 		k.server = &http.Server{Handler: tableserver.Handler(table), ReadHeaderTimeout: 10 * time.Second,
 			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
@@ -96,35 +109,18 @@ func (f *tableFlags) start(log *slog.Logger) (k *keeper, err error) {
 	if f.snapshot != "" && f.interval > 0 {
 		k.work.Go(func() { k.saveRegularly(ctx) })
 	}
-	return k, nil
+	return nil
 }
 
-// restore fills the table from its snapshot. One that is damaged is kept under
-// another name, for whoever wants to look into it, and the table starts empty; what cannot
-// be read at all ends the command, as it would be overwritten.
-func (k *keeper) restore() error {
-	path := k.flags.snapshot
-	if path == "" {
-		return nil
+// close closes what open has opened.
+func (k *keeper) close() (err error) {
+	if k.table != nil {
+		err = k.table.Close()
 	}
-	st, err := k.table.RestoreFile(path)
-	switch {
-	case err == nil:
-		k.log.Info("table restored", "file", path, "entries", st.Entries, "loaded", st.Loaded, "over", st.Over, "full", st.Full,
-			"refused", st.Refused+st.Kept, "away", st.Away.Round(time.Millisecond), "clock_back", st.ClockBack)
-		return nil
-	case errors.Is(err, fs.ErrNotExist):
-		k.log.Info("no snapshot yet, the table starts empty", "file", path)
-		return nil
-	case !errors.Is(err, ipvsync.ErrSnapshot):
-		return err
+	if k.lock != nil {
+		err = errors.Join(err, k.lock.Close())
 	}
-	aside := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000Z"))
-	if renameErr := os.Rename(path, aside); renameErr != nil {
-		return errors.Join(err, renameErr)
-	}
-	k.log.Error("snapshot is damaged, the table starts empty", "error", err, "kept_as", aside)
-	return nil
+	return err
 }
 
 // handle is the handler of the receiver.
@@ -162,7 +158,7 @@ func (k *keeper) stop(stderr io.Writer) error {
 	}
 	st := k.table.Stats()
 	fmt.Fprint(stderr, tableSummary(&st, n))
-	return errors.Join(err, k.table.Close())
+	return errors.Join(err, k.close())
 }
 
 func tableSummary(st *ipvsync.TableStats, entries int) string {
