@@ -4,7 +4,7 @@
 //	GET /v1/connections?format=text|json&FILTER   one line each, while updates go on
 //	GET /v1/count?FILTER                          how many, by protocol and state
 //	GET /v1/snapshot                              docs/snapshot.md
-//	GET /v1/stats                                 ipvsync.TableStats as JSON
+//	GET /v1/stats                                 ipvsync.TableStats as JSON, Ignored by name
 //
 // FILTER is that of [Filter]. A JSON line is a record as package record has it,
 // and "expires", what is left of its life in seconds. An answer that is cut off is
@@ -15,12 +15,8 @@ package tableserver
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"net"
 	"net/http"
-	"os"
 	"sort"
 	"strconv"
 	"strings"
@@ -42,7 +38,7 @@ func Handler(t *ipvsync.Table) http.Handler {
 			panic(http.ErrAbortHandler) // or it would look whole
 		}
 	})
-	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, r *http.Request) { answer(w, t.Stats()) })
+	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, r *http.Request) { stats(t, w) })
 	return mux
 }
 
@@ -51,6 +47,18 @@ func answer(w http.ResponseWriter, v any) {
 	if err := json.NewEncoder(w).Encode(v); err != nil {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// stats gives the counters, what was ignored by the name of the reason.
+func stats(t *ipvsync.Table, w http.ResponseWriter) {
+	st := struct {
+		ipvsync.TableStats
+		Ignored map[string]uint64 // in place of the array
+	}{t.Stats(), map[string]uint64{}}
+	for r, n := range st.TableStats.Ignored {
+		st.Ignored[ipvsync.IgnoreReason(r).String()] = n
+	}
+	answer(w, st)
 }
 
 // filter compiles the filter of a request, or answers it.
@@ -173,46 +181,4 @@ func count(t *ipvsync.Table, w http.ResponseWriter, r *http.Request) {
 		return a.Protocol+a.State < b.Protocol+b.State
 	})
 	answer(w, c)
-}
-
-// Listen makes a unix socket that only its owner may connect to. One that a
-// killed process left behind is replaced; one that somebody listens on is an error.
-func Listen(path string) (net.Listener, error) {
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode().Type() != fs.ModeSocket {
-			return nil, fmt.Errorf("listen on %s: there is a file of that name that is no socket", path)
-		}
-		if conn, err := net.Dial("unix", path); err == nil {
-			conn.Close()
-			return nil, fmt.Errorf("listen on %s: another process listens there", path)
-		}
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("listen: %w", err)
-		}
-	}
-	// Under a name that nobody looks for until its mode is right.
-	hidden := path + ".new"
-	os.Remove(hidden)
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: hidden, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	l.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(hidden, 0o600), os.Rename(hidden, path)); err != nil {
-		l.Close()
-		os.Remove(hidden)
-		return nil, fmt.Errorf("listen: %w", err)
-	}
-	return &listener{l, path}, nil
-}
-
-// listener takes its socket away when it is closed.
-type listener struct {
-	net.Listener
-	path string
-}
-
-func (l *listener) Close() error {
-	os.Remove(l.path)
-	return l.Listener.Close()
 }
