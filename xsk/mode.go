@@ -185,10 +185,10 @@ func (c *Config) leaveXDP(asked, m Mode) error {
 	if err := besides(c.Port, c.lastPort()); err != nil {
 		return err
 	}
-	if m == ModeGeneric {
-		return onWire(c.Interface)
+	if err := listened(c.Interface, c.Group); err != nil {
+		return err
 	}
-	return nil
+	return onWire(c.Interface, m == ModeGeneric)
 }
 
 // choose tries the modes in order. open returns the mode that it came to, which
@@ -232,14 +232,16 @@ func tried(m Mode) Mode {
 	return m
 }
 
-// anotherMayDo says whether a failure to open is about the mode.
+// anotherMayDo says whether a failure to open may be about the mode. What is wrong
+// with the configuration, the interface or the port is so in every mode; a driver's
+// reason not to take an XDP program may be any errno.
 func anotherMayDo(err error) bool {
-	for _, e := range []error{ErrUnsupported, ErrZeroCopy, ErrQueueBusy, ErrMemlock, ErrProgramBusy, ErrPermission, ErrBroken, errShared} {
+	for _, e := range []error{ErrConfig, ErrInterface, ErrLinkDown, ErrNoAddress, ErrMTU, ErrInUse, ErrNoRoute} {
 		if errors.Is(err, e) {
-			return true
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 func (c *Config) udp() UDPConfig {

@@ -2,9 +2,11 @@ package xsk
 
 import (
 	"bufio"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -54,11 +56,34 @@ func boundPort(r io.Reader, first, last int) int {
 	return 0
 }
 
+// listened says who else listens to the group by the interface: another socket of
+// this host, or a device on top of this one, such as a macvlan in a container,
+// whose messages AF_XDP would take. Each has the device receive the group's
+// Ethernet address. /proc/net/dev_mcast: dev_mc_seq_show.
+func listened(name string, group netip.Addr) error {
+	if !group.IsValid() {
+		return nil
+	}
+	list, err := os.ReadFile("/proc/thread-self/net/dev_mcast")
+	if err != nil {
+		return nil // nothing is known
+	}
+	mac := groupMAC(group.Unmap().WithZone(""))
+	want := hex.EncodeToString(mac[:])
+	for line := range strings.Lines(string(list)) {
+		if f := strings.Fields(line); len(f) == 5 && f[1] == name && f[4] == want {
+			return fmt.Errorf("%w: somebody else listens to %s by this interface, perhaps a container or a kernel's backup daemon, and AF_XDP would take the messages from them", errShared, group)
+		}
+	}
+	return nil
+}
+
 // onWire says whether packets of the device have come over a wire, each by
-// itself. A virtual one passes the trains of a UDP sender with GSO on as they
-// are, and generic XDP, unlike a driver's, does nothing about it: each train is
-// one packet, too long for a frame.
-func onWire(name string) error {
+// itself, and are this host's. A virtual device passes the trains of a UDP sender
+// with GSO on as they are; generic XDP, unlike most drivers', does nothing about
+// it, nor does that of tap devices: each train is one packet, too long for a frame.
+// A port of a bridge carries messages for others.
+func onWire(name string, generic bool) error {
 	ifi, err := findInterface(name)
 	if err != nil {
 		return err
@@ -68,39 +93,44 @@ func onWire(name string) error {
 		return err
 	}
 	defer c.close()
-	kind, err := c.linkKind(ifi.Index)
-	if err != nil {
+	kind, master, err := c.linkKind(ifi.Index)
+	switch {
+	case err != nil:
 		return err
-	}
-	if kind != "" {
-		return fmt.Errorf("%w: generic XDP on a %s device drops what a sender hands over as one (GSO)", ErrUnsupported, kind)
+	case master != 0:
+		return fmt.Errorf("%w: the interface is a port of another (a bridge, a bond), and AF_XDP would take the messages from whoever is behind it", errShared)
+	case kind == "tun", generic && kind != "":
+		return fmt.Errorf("%w: XDP on a %s device drops what a sender hands over as one (GSO)", ErrUnsupported, kind)
 	}
 	return nil
 }
 
 // linkKind asks for the kind of a virtual device, such as bridge; hardware has
-// none. rtnl_link_fill.
-func (c *nlConn) linkKind(ifindex int) (string, error) {
+// none; and for the index of the device that it is a port of. rtnl_fill_ifinfo.
+func (c *nlConn) linkKind(ifindex int) (kind string, master int, err error) {
 	h := c.begin(unix.RTM_GETLINK, 0, unix.SizeofIfInfomsg)
 	native.PutUint32(h[4:], uint32(ifindex))
 	c.attr32(unix.IFLA_EXT_MASK, rtextFilterSkipStats)
 	b, err := c.ask()
 	if err != nil {
-		return "", err
+		return "", 0, err
 	}
 	for b := after(b, unix.SizeofIfInfomsg); ; {
 		typ, v, rest, ok := nextAttr(b)
 		if !ok {
-			return "", nil
+			return kind, master, nil
 		}
-		if typ == unix.IFLA_LINKINFO {
+		switch {
+		case typ == unix.IFLA_MASTER && len(v) == 4:
+			master = int(native.Uint32(v))
+		case typ == unix.IFLA_LINKINFO:
 			for x := v; ; {
 				typ, v, rest, ok := nextAttr(x)
 				if !ok {
 					break
 				}
 				if typ == unix.IFLA_INFO_KIND {
-					return unix.ByteSliceToString(v), nil
+					kind = unix.ByteSliceToString(v)
 				}
 				x = rest
 			}

@@ -3,6 +3,7 @@ package xsk
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -11,6 +12,7 @@ import (
 	bpflink "github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 
+	"github.com/ipvsync/ipvsync/xsk/netns"
 	"github.com/ipvsync/ipvsync/xsk/xsktest"
 )
 
@@ -132,5 +134,85 @@ func TestProgramNames(t *testing.T) {
 		if _, _, ok := takenPorts(name); ok {
 			t.Errorf("%q is ours", name)
 		}
+	}
+}
+
+// What a driver refuses for reasons of its own, here a long packet, is no reason
+// to refuse UDP.
+func TestAutoWhereTheDriverRefuses(t *testing.T) {
+	_, e := xsktest.VethPairWith(t, netns.VethOptions{MTU: 3600})
+	_, c, err := autoRx(t, e, e.Name)
+	if err != nil || c.Mode != ModeUDPGSO {
+		t.Errorf("%v, %v", c, err)
+	}
+}
+
+// A receiver that was there first keeps its messages: behind a macvlan in another
+// namespace, or behind a bridge.
+func TestAutoLeavesOthersTheirMessages(t *testing.T) {
+	_, e := xsktest.VethPair(t)
+	other := xsktest.Namespace(t)
+	in(t, e, func() error {
+		l, err := netlink.LinkByName(e.Name)
+		if err != nil {
+			return err
+		}
+		mv := &netlink.Macvlan{LinkAttrs: netlink.LinkAttrs{Name: "mv0", ParentIndex: l.Attrs().Index, Namespace: netlink.NsFd(other.Fd())}, Mode: netlink.MACVLAN_MODE_BRIDGE}
+		return netlink.LinkAdd(mv)
+	})
+	var there *UDPRx
+	if err := other.Do(func() error {
+		l, err := netlink.LinkByName("mv0")
+		if err != nil {
+			return err
+		}
+		addr, _ := netlink.ParseAddr("10.99.0.3/24")
+		if err := errors.Join(netlink.AddrAdd(l, addr), netlink.LinkSetUp(l)); err != nil {
+			return err
+		}
+		there, err = OpenUDPRx(UDPConfig{Interface: "mv0", Group: group4, Port: port})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	rx, c, err := autoRx(t, e, e.Name)
+	if err != nil || c.Mode != ModeUDPGSO || !errors.Is(c.Rejected[0].Err, errShared) {
+		t.Errorf("below a macvlan: %v, %v", c, err)
+	}
+	if err == nil {
+		rx.Close()
+	}
+	there.Close()
+	rx, c, err = autoRx(t, e, e.Name)
+	if err != nil || c.Mode != ModeCopy {
+		t.Fatalf("when nobody listens any more: %v, %v", c, err)
+	}
+	rx.Close()
+	_, e = xsktest.VethPair(t)
+	in(t, e, func() error {
+		br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br0"}}
+		if err := netlink.LinkAdd(br); err != nil {
+			return err
+		}
+		l, err := netlink.LinkByName(e.Name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMaster(l, br)
+	})
+	if _, c, err = autoRx(t, e, e.Name); err != nil || c.Mode != ModeUDPGSO || !errors.Is(c.Rejected[0].Err, errShared) {
+		t.Errorf("on a port of a bridge: %v, %v", c, err)
+	}
+}
+
+// A tap hands trains to any XDP program.
+func TestAutoOnATap(t *testing.T) {
+	ns := xsktest.Namespace(t)
+	if err := netns.Tap(ns, "tap0", netip.MustParsePrefix("10.97.0.1/24")); err != nil {
+		t.Fatal(err)
+	}
+	_, c, err := autoRx(t, xsktest.End{NS: ns}, "tap0")
+	if err != nil || c.Mode != ModeUDPGSO || !strings.Contains(c.Rejected[0].Err.Error(), "tun") {
+		t.Errorf("%v, %v", c, err)
 	}
 }

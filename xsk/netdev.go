@@ -156,12 +156,20 @@ func (c *nlConn) dump(fn func(body []byte)) error {
 	}
 }
 
-// addresses asks for the addresses of an interface. inet_fill_ifaddr,
-// inet6_fill_ifaddr.
+// loopbackIndex is the index of lo in every namespace: LOOPBACK_IFINDEX.
+const loopbackIndex = 1
+
+// addresses asks for the addresses that messages to this host by an interface may
+// have: those of the interface, and those on lo, where virtual addresses lie.
+// inet_fill_ifaddr, inet6_fill_ifaddr.
 func (c *nlConn) addresses(ifindex int) (all []netip.Addr, err error) {
 	c.begin(unix.RTM_GETADDR, unix.NLM_F_DUMP, unix.SizeofIfAddrmsg)
 	err = c.dump(func(b []byte) {
-		if len(b) < unix.SizeofIfAddrmsg || int(native.Uint32(b[4:])) != ifindex {
+		if len(b) < unix.SizeofIfAddrmsg {
+			return
+		}
+		onLoopback := native.Uint32(b[4:]) == loopbackIndex
+		if int(native.Uint32(b[4:])) != ifindex && !onLoopback {
 			return
 		}
 		var local, address netip.Addr
@@ -180,7 +188,7 @@ func (c *nlConn) addresses(ifindex int) (all []netip.Addr, err error) {
 		if !local.IsValid() {
 			local = address
 		}
-		if local.IsValid() {
+		if local.IsValid() && !local.IsLoopback() {
 			all = append(all, local)
 		}
 	})

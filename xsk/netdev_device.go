@@ -129,6 +129,10 @@ func device(ifindex int) (d deviceFacts, err error) {
 		return d, fmt.Errorf("look at the device: %w", err)
 	}
 	defer c.close()
+	return c.deviceFacts(ifindex)
+}
+
+func (c *nlConn) deviceFacts(ifindex int) (d deviceFacts, err error) {
 	b, err := c.generic("ethtool", unix.ETHTOOL_MSG_CHANNELS_GET, func() {
 		start := c.n
 		c.attr(unix.ETHTOOL_A_CHANNELS_HEADER|unix.NLA_F_NESTED, nil)

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // XDPConfig describes a sender or a receiver over AF_XDP. The same value may
@@ -42,8 +44,8 @@ type XDPConfig struct {
 	// Local is the source address, one of Interface. See UDPConfig.
 	Local netip.Addr
 
-	// Unicast makes a receiver take messages to the addresses of Interface,
-	// too; an address that comes later counts within a second, with a program
+	// Unicast makes a receiver take messages to the addresses of Interface, and
+	// of lo, too; an address that comes later counts within a second, with a program
 	// of the receiver's own. Implied without Group. AnyLocal takes messages to
 	// any unicast address, those to be forwarded included.
 	Unicast, AnyLocal bool
@@ -218,7 +220,12 @@ func (c *XDPConfig) locals(ifi *net.Interface) ([]netip.Addr, error) {
 	if c.AnyLocal || c.Group.IsValid() && !c.Unicast {
 		return nil, nil
 	}
-	all, err := addresses(ifi)
+	nl, err := newNlConn(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer nl.close()
+	all, err := nl.addresses(ifi.Index)
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +237,7 @@ func (c *XDPConfig) locals(ifi *net.Interface) ([]netip.Addr, error) {
 
 func checkLocals(all []netip.Addr) error {
 	if len(all) > maxLocal {
-		return fmt.Errorf("%w: the interface has %d addresses, up to %d can be told apart: set AnyLocal", ErrConfig, len(all), maxLocal)
+		return fmt.Errorf("%w: there are %d addresses, up to %d can be told apart: set AnyLocal, or use UDP", ErrUnsupported, len(all), maxLocal)
 	}
 	return nil
 }

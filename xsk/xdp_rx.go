@@ -1,7 +1,6 @@
 package xsk
 
 import (
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,8 +27,11 @@ type XDPRx struct {
 	prog      *Program // our own, or nil
 	member    int      // ordinary socket that holds the membership of the group
 	link      *link
-	nl        *nlConn // to ask for the addresses, or nil
-	lastLocal time.Time
+	nl, genl  *nlConn // to look at what may change
+	unicast   bool    // the program takes the addresses that there are
+	allQueues bool    // no queues were named
+	lastLook  time.Time
+	outdated  error // what a look in the midst of a stream found
 	queues    []xdpRxQueue
 	start     int // queue to begin with
 	batch     []Datagram
@@ -87,6 +89,10 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 	}
 	defer r.publish()
 	r.release()
+	if err := r.outdated; err != nil {
+		r.outdated = nil
+		return nil, err
+	}
 	var start time.Time
 	for {
 		r.collect()
@@ -95,14 +101,14 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 		}
 		if len(r.batch) > 0 {
 			if r.n.Messages-r.countedAt >= countEvery {
-				r.countDrops()              // there may be no quiet moment for long
-				_ = r.readdress(time.Now()) // a quiet moment will tell of an error
+				r.countDrops() // there may be no quiet moment for long
+				r.outdated = r.lookAround(time.Now())
 			}
 			return r.batch, nil
 		}
 		r.countDrops()
 		now := time.Now()
-		if err := r.readdress(now); err != nil {
+		if err := r.lookAround(now); err != nil {
 			return nil, err
 		}
 		if start.IsZero() {
@@ -213,27 +219,6 @@ func (r *XDPRx) collect() {
 	if r.start++; r.start >= len(r.queues) {
 		r.start = 0
 	}
-}
-
-// readdress takes messages to the addresses that the interface has now, if it
-// takes unicast messages by a program of its own.
-func (r *XDPRx) readdress(now time.Time) error {
-	if r.nl == nil || now.Sub(r.lastLocal) < rxLiveness {
-		return nil
-	}
-	r.lastLocal = now
-	local, err := r.nl.addresses(r.info.Index)
-	if err != nil || len(local) == 0 || slices.Equal(local, r.filter.local) {
-		return nil // without any, those of before may come back
-	}
-	if err = checkLocals(local); err == nil {
-		err = r.prog.setLocal(local)
-	}
-	if err != nil {
-		return &Error{Op: "follow the addresses", Interface: r.info.Interface, Err: err}
-	}
-	r.filter.local = local
-	return nil
 }
 
 // accept counts what was found out about a packet, and reports whether its
@@ -357,6 +342,7 @@ func (r *XDPRx) Close() error {
 		r.unmap()
 	}
 	r.nl.close()
+	r.genl.close()
 	if r.member >= 0 { // leaves the group
 		if err := unix.Close(r.member); err != nil {
 			note(&Error{Op: "close AF_XDP receiver", Interface: r.info.Interface, Err: err})

@@ -51,10 +51,17 @@ func OpenXDPRx(cfg XDPConfig) (_ *XDPRx, err error) {
 		r.event = -1
 		return nil, explain("make an eventfd", err)
 	}
-	facts, err := device(ifi.Index)
+	if r.nl, err = newNlConn(unix.NETLINK_ROUTE); err != nil {
+		return nil, err
+	}
+	if r.genl, err = newNlConn(unix.NETLINK_GENERIC); err != nil {
+		return nil, err
+	}
+	facts, err := r.genl.deviceFacts(ifi.Index)
 	if err != nil {
 		return nil, err
 	}
+	r.allQueues = len(c.Queues) == 0
 	prog := c.Program
 	if prog == nil {
 		prog, err = OpenProgram(ProgramConfig{
@@ -66,14 +73,7 @@ func OpenXDPRx(cfg XDPConfig) (_ *XDPRx, err error) {
 			return nil, err
 		}
 		r.prog = prog
-		if len(local) > 0 && c.PinnedMap == "" {
-			if r.nl, err = newNlConn(unix.NETLINK_ROUTE); err != nil {
-				return nil, err
-			}
-			if r.filter.local, err = r.nl.addresses(ifi.Index); err != nil { // in the order in which it will come
-				return nil, explain("ask for the addresses", err)
-			}
-		}
+		r.unicast = len(local) > 0 && c.PinnedMap == ""
 	} else if prog.info.Index != ifi.Index {
 		return nil, fmt.Errorf("%w: Program is for interface %s", ErrConfig, prog.info.Interface)
 	}
@@ -94,6 +94,7 @@ func OpenXDPRx(cfg XDPConfig) (_ *XDPRx, err error) {
 	r.batch = make([]Datagram, 0, c.Batch)
 	r.lent = make([]lentFrame, 0, c.Batch)
 	r.lastCheck = time.Now()
+	r.lastLook = r.lastCheck
 	return r, nil
 }
 

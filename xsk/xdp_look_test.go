@@ -1,0 +1,68 @@
+package xsk
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/ipvsync/ipvsync/xsk/netns"
+	"github.com/ipvsync/ipvsync/xsk/xsktest"
+)
+
+// A receiver says that it has to be opened anew when the device has grown beyond it.
+func TestXDPOutdated(t *testing.T) {
+	_, b := xsktest.VethPair(t)
+	rx := openXDPRx(t, b, XDPConfig{Group: group4, Port: port})
+	in(t, b, func() error {
+		l, err := netlink.LinkByName(b.Name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMTU(l, 2000)
+	})
+	if err := receiveErr(rx); !errors.Is(err, ErrDeviceGone) || !strings.Contains(err.Error(), "MTU") {
+		t.Errorf("%v", err)
+	}
+	_, b = xsktest.VethPairWith(t, netns.VethOptions{Queues: 2})
+	rx = openXDPRx(t, b, XDPConfig{Group: group4, Port: port})
+	rx.queues = rx.queues[:1] // as if the second had come later: veth cannot be told to have less
+	defer func(all []xdpRxQueue) { rx.queues = all }(rx.queues[:2])
+	if d, err := rx.genl.deviceFacts(rx.info.Index); err != nil || d.RxQueues != 2 {
+		t.Fatalf("the device tells of %d queues, %v", d.RxQueues, err)
+	}
+	if err := receiveErr(rx); !errors.Is(err, ErrDeviceGone) || !strings.Contains(err.Error(), "queues") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Virtual addresses lie on lo; messages to them come by the interface all the same.
+func TestXDPUnicastToLoopbackAddress(t *testing.T) {
+	a, b := xsktest.VethPair(t)
+	virtual := netip.MustParseAddr("10.50.0.1")
+	in(t, b, func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		addr, _ := netlink.ParseAddr("10.50.0.1/32")
+		return errors.Join(netlink.LinkSetUp(lo), netlink.AddrAdd(lo, addr))
+	})
+	in(t, a, func() error {
+		l, err := netlink.LinkByName(a.Name)
+		if err != nil {
+			return err
+		}
+		return netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: b.Addr4.AsSlice(),
+			Dst: &net.IPNet{IP: virtual.AsSlice(), Mask: net.CIDRMask(32, 32)}})
+	})
+	rx := openXDPRx(t, b, XDPConfig{Port: port})
+	tx := openXDPTx(t, a, XDPConfig{Peers: []netip.AddrPort{netip.AddrPortFrom(virtual, port)}})
+	sendAll(t, tx, []byte("to a virtual address"))
+	if m := takeAll(t, rx, 1); m[0].payload != "to a virtual address" {
+		t.Errorf("%q", m[0].payload)
+	}
+}
