@@ -38,7 +38,8 @@ type ResyncConfig struct {
 	// Rate is the most records a second, on average; 0 means DefaultResyncRate.
 	Rate int
 	// Burst is the most messages that leave back to back when the schedule has to
-	// be caught up with, 1 to 1024; 0 means DefaultResyncBurst.
+	// be caught up with, 1 to 1024, whatever their size; lateness beyond that is
+	// forgiven. 0 means DefaultResyncBurst.
 	Burst int
 	// Progress is called after each message or burst of them, in the goroutine of
 	// Resync, with the counters so far; nil is nobody.
@@ -52,7 +53,7 @@ type ResyncStats struct {
 	Records     uint64 // connections taken from the iterator
 	Sent        uint64 // the network took them
 	Refused     uint64 // cannot be encoded, such as IPv6 in version 0; see FirstRefused
-	Lost        uint64 // given up by the transport, time and again, or the Sender was closed
+	Lost        uint64 // in batches of which the transport gave some up, time and again, or the Sender was closed
 	Unconfirmed uint64 // in the Sender when ctx ended: sent if it still can
 	Repeated    uint64 // times that a record was published once more: the transport had given some up
 	Waited      uint64 // times that a ring was full, mostly of live updates, which go first
@@ -77,9 +78,9 @@ type ResyncStats struct {
 // Timeout is what a backup restarts its timer with: send what is left of a
 // connection's life, not the whole timeout of its state. Table.Conns does.
 //
-// With several Ports a message's worth is spread over all of them, so their
-// messages are not full; the pace is that of one port, each backup thread having a
-// socket of its own.
+// With several Ports the pace is that of all of them together: a message's worth
+// is spread over them, so each sends no more messages than one alone would, and
+// they are not full.
 //
 // The error is nil, or says why it ended early: it wraps ctx's, ErrClosed, or
 // ErrLost for what the transport gave up. What a backup's host drops nobody here can
@@ -101,11 +102,24 @@ func Resync(ctx context.Context, s *Sender, conns iter.Seq[Conn], cfg ResyncConf
 	for _, sh := range s.shards {
 		room = min(room, sh.maxRecord)
 	}
-	start := time.Now()
-	r := &resync{
-		ctx: ctx, s: s, cfg: cfg, room: room,
-		pace: newPace(start, cfg.Rate, cfg.Burst, room/encoder.PlainIPv4Size),
+	return (&resync{ctx: ctx, s: s, cfg: cfg, room: room, now: time.Now, sleep: sleep}).run(conns)
+}
+
+// sleep is cut short by ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
+}
+
+func (r *resync) run(conns iter.Seq[Conn]) (ResyncStats, error) {
+	start := r.now()
+	r.pace = newPace(start, r.cfg.Rate, r.cfg.Burst)
 	var err error
 	for c := range conns {
 		if err = r.add(&c); err != nil {
@@ -115,7 +129,7 @@ func Resync(ctx context.Context, s *Sender, conns iter.Seq[Conn], cfg ResyncConf
 	if err == nil {
 		err = r.flush()
 	}
-	r.stats.Elapsed = time.Since(start)
+	r.stats.Elapsed = r.now().Sub(start)
 	if err != nil {
 		err = fmt.Errorf("resync: %w", err)
 	}
@@ -130,19 +144,37 @@ type resync struct {
 	stats ResyncStats
 	pace  pace
 	room  int // bytes of records in a message
+	now   func() time.Time
+	sleep func(context.Context, time.Duration) error
 
 	used, count int    // of the message that is being filled
 	full        int    // messages published since the last Flush
 	batch       []Conn // records published since then, to be sent again
 	options     []byte // theirs
+	before      uint64 // updates that the Sender had lost before the first of them
+	cause       error  // why it lost some since, as far as a Flush has told
 }
 
 // add publishes one connection, and waits if it ends a message.
 func (r *resync) add(c *Conn) error {
 	r.stats.Records++
-	ok, err := r.publish(c)
-	if !ok || err != nil {
-		return err
+	if len(r.batch) == 0 {
+		r.before, r.cause = r.lost(), nil
+	}
+	switch err := r.publish(c); {
+	case err == nil:
+	case errors.Is(err, ErrClosed):
+		r.stats.Lost++
+		return r.end(err)
+	case r.ctx.Err() != nil:
+		r.stats.Unconfirmed++
+		return r.end(err)
+	default:
+		r.stats.Refused++
+		if r.stats.FirstRefused == nil {
+			r.stats.FirstRefused = fmt.Errorf("%v: %w", c, err)
+		}
+		return nil
 	}
 	kept := *c
 	if len(c.Options) > 0 {
@@ -170,64 +202,52 @@ func align4(n int) int { return (n + 3) &^ 3 }
 
 // ended accounts for a message.
 func (r *resync) ended() {
-	r.pace.sent(r.count)
+	r.pace.sent(r.now(), r.count)
 	r.stats.Messages++
 	r.full++
 	r.used, r.count = 0, 0
 }
 
-// publish says whether the Sender took c: if not, it is counted. A full ring is
-// waited for.
-func (r *resync) publish(c *Conn) (ok bool, err error) {
+// publish gives c to the Sender, and waits for a full ring. The error is that of
+// ctx, ErrClosed, or says why c cannot be encoded.
+func (r *resync) publish(c *Conn) error {
 	for {
 		err := r.s.PublishPriority(c, Refresh)
-		switch {
-		case err == nil:
-			return true, nil
-		case errors.Is(err, ErrRingFull):
-			r.stats.Waited++
-			if err := r.s.Flush(r.ctx); err != nil && !errors.Is(err, ErrLost) {
-				r.stats.Unconfirmed++
-				return false, r.end(err)
-			}
-		case errors.Is(err, ErrClosed):
-			r.stats.Lost++
-			return false, r.end(err)
-		default:
-			r.stats.Refused++
-			if r.stats.FirstRefused == nil {
-				r.stats.FirstRefused = fmt.Errorf("%v: %w", c, err)
-			}
-			return false, nil
+		if !errors.Is(err, ErrRingFull) {
+			return err
+		}
+		r.stats.Waited++
+		switch err := r.s.Flush(r.ctx); {
+		case errors.Is(err, ErrLost):
+			r.cause = err // perhaps of this batch: flush looks at the counters
+		case err != nil:
+			return err
 		}
 	}
+}
+
+// lost is how many updates the Sender has lost so far, live ones among them. A
+// Flush tells only of those since its call, and a full message leaves before.
+func (r *resync) lost() (n uint64) {
+	for _, p := range r.s.ports {
+		n += p.lost.Load()
+	}
+	return n
 }
 
 // wait goes on at once while the schedule has to be caught up with, but for no
 // more than a burst. Otherwise it sends what there is and waits until the next
 // message is due.
 func (r *resync) wait() error {
-	now := time.Now()
-	left := r.pace.next(now).Sub(now)
-	if left <= 0 && r.full < r.cfg.Burst {
-		return nil
+	if r.pace.due().After(r.now()) || r.full >= r.cfg.Burst {
+		if err := r.flush(); err != nil {
+			return err
+		}
+		if left := r.pace.due().Sub(r.now()); left > 0 {
+			return r.sleep(r.ctx, left)
+		}
 	}
-	if err := r.flush(); err != nil {
-		return err
-	}
-	// Flush may have waited for the network.
-	now = time.Now()
-	if left = r.pace.next(now).Sub(now); left <= 0 {
-		return nil
-	}
-	timer := time.NewTimer(left)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-r.ctx.Done():
-		return r.ctx.Err()
-	}
+	return nil
 }
 
 // flush sends what was published, again if the transport gave any of it up.
@@ -237,31 +257,52 @@ func (r *resync) flush() error {
 	}
 	for try := 1; ; try++ {
 		err := r.s.Flush(r.ctx)
-		switch {
-		case err == nil:
-			r.stats.Sent += uint64(len(r.batch))
-		case !errors.Is(err, ErrLost):
+		r.pace.flushed(r.now(), r.full)
+		if err != nil && !errors.Is(err, ErrLost) {
 			return r.end(err)
-		case try < resyncTries:
-			// Which of them were lost is not known, and twice does no harm.
-			for i := range r.batch {
-				if ok, err := r.publish(&r.batch[i]); err != nil || !ok {
-					return r.end(err)
-				}
-				r.stats.Repeated++
-			}
-			continue
-		default:
+		}
+		if err != nil {
+			r.cause = err
+		}
+		lost := r.lost() - r.before
+		if len(r.batch) == 0 || err == nil && lost == 0 {
+			break
+		}
+		if try == resyncTries {
 			r.stats.Lost += uint64(len(r.batch))
 			r.batch = r.batch[:0]
+			if r.cause == nil {
+				r.cause = fmt.Errorf("%w: %d", ErrLost, lost)
+			}
+			return r.cause
+		}
+		if err := r.again(); err != nil {
+			return r.end(err)
+		}
+	}
+	r.stats.Sent += uint64(len(r.batch))
+	r.batch, r.options, r.full = r.batch[:0], r.options[:0], 0
+	if r.cfg.Progress != nil {
+		r.cfg.Progress(r.stats)
+	}
+	return nil
+}
+
+// again publishes the batch once more: which of it was lost is not known, and
+// twice does no harm. What was not lost has left, so all of it takes its time again.
+func (r *resync) again() error {
+	if err := r.sleep(r.ctx, r.pace.span(int64(len(r.batch)))); err != nil {
+		return err
+	}
+	r.pace.again(r.now(), len(r.batch))
+	r.before = r.lost()
+	for i := range r.batch {
+		if err := r.publish(&r.batch[i]); err != nil {
 			return err
 		}
-		r.batch, r.options, r.full = r.batch[:0], r.options[:0], 0
-		if r.cfg.Progress != nil {
-			r.cfg.Progress(r.stats)
-		}
-		return nil
+		r.stats.Repeated++
 	}
+	return nil
 }
 
 // end counts what is still on the way when nothing more can be done about it.
@@ -274,45 +315,4 @@ func (r *resync) end(err error) error {
 		r.stats.Unconfirmed += n
 	}
 	return err
-}
-
-// pace is the schedule of a resync: n records take n/rate seconds, counted from
-// a fixed moment, so that nothing adds up. Who is late may catch up, but only by
-// the length of a burst: beyond that the moment moves.
-type pace struct {
-	from  time.Time // of the monotonic clock
-	n     int64     // records sent since
-	rate  int64     // records a second
-	slack time.Duration
-}
-
-// newPace allows burst messages of perMessage records back to back.
-func newPace(now time.Time, rate, burst, perMessage int) pace {
-	p := pace{from: now, rate: int64(rate)}
-	p.slack = p.span(int64(burst-1) * int64(perMessage))
-	return p
-}
-
-// span is the time that n records take.
-func (p *pace) span(n int64) time.Duration {
-	return time.Duration(n/p.rate)*time.Second + time.Duration(n%p.rate*int64(time.Second)/p.rate)
-}
-
-func (p *pace) sent(records int) { p.n += int64(records) }
-
-// next is when the next message is due.
-func (p *pace) next(now time.Time) time.Time {
-	due := p.from.Add(p.span(p.n))
-	if late := now.Sub(due); late > p.slack {
-		p.from, p.n = now.Add(-p.slack), 0
-		return p.from
-	}
-	return due
-}
-
-// remaining is a timeout for what is left of a life: whole seconds, rounded up,
-// as 0 would be the default of the state.
-func remaining(left time.Duration) uint32 {
-	s := (left + time.Second - 1) / time.Second
-	return uint32(min(max(s, 1), 1<<32-1))
 }

@@ -101,51 +101,6 @@ func TestResync(t *testing.T) {
 	}
 }
 
-// The schedule over any sequence of delays: a message never leaves before its
-// time, late ones catch up, and in no span of time do more leave than the rate and
-// one burst allow.
-func TestPace(t *testing.T) {
-	const perMessage = 40
-	for _, tc := range []struct{ rate, burst int }{{50000, 16}, {1, 1}, {7, 3}, {1e9, 1024}, {333333, 1}} {
-		rng := rand.New(rand.NewPCG(uint64(tc.rate), uint64(tc.burst)))
-		start := time.Now()
-		now := start
-		p := newPace(now, tc.rate, tc.burst, perMessage)
-		message := p.span(perMessage)
-		var left []time.Time
-		for range 2000 {
-			if due := p.next(now); due.After(now) {
-				now = due // the wait
-			}
-			left = append(left, now)
-			p.sent(perMessage)
-			switch rng.IntN(10) { // what sending took, or a stall
-			case 0:
-				now = now.Add(time.Duration(rng.Int64N(int64(message)*3 + 1)))
-			case 1:
-				now = now.Add(time.Duration(tc.burst) * message * 2)
-			}
-		}
-		for i := range left {
-			for j := i; j < min(len(left), i+3*tc.burst+10); j++ {
-				// One more at the end of the span, and rounding of a nanosecond a message.
-				allowed := tc.burst + int((left[j].Sub(left[i])+time.Duration(j-i))/max(message, 1)) + 1
-				if n := j - i + 1; n > allowed {
-					t.Fatalf("rate %d, burst %d: %d messages in %v, at most %d", tc.rate, tc.burst, n, left[j].Sub(left[i]), allowed)
-				}
-			}
-		}
-	}
-	// Nobody late: after any number of records the schedule is where it should be.
-	p := newPace(time.Time{}, 333333, 1, perMessage)
-	for range 1_000_000 {
-		p.sent(perMessage)
-	}
-	if got, want := p.next(time.Time{}).Sub(time.Time{}), time.Duration(1_000_000*perMessage)*time.Second/333333; got != want {
-		t.Errorf("after 40 million records the schedule is at %v, want %v", got, want)
-	}
-}
-
 // No more than a burst is ever published without a Flush, whatever the rate.
 func TestResyncBurst(t *testing.T) {
 	k := &sink{}
@@ -221,16 +176,5 @@ func TestResyncUnderLoad(t *testing.T) {
 	}
 	if n != len(conns) {
 		t.Errorf("%d records arrived of %d", n, len(conns))
-	}
-}
-
-func TestRemaining(t *testing.T) {
-	for left, want := range map[time.Duration]uint32{
-		-time.Hour: 1, 0: 1, 1: 1, time.Second: 1, time.Second + 1: 2, 900 * time.Second: 900,
-		(1<<32 - 1) * time.Second: 1<<32 - 1, (1<<32 + 5) * time.Second: 1<<32 - 1,
-	} {
-		if got := remaining(left); got != want {
-			t.Errorf("%v left: timeout %d, want %d", left, got, want)
-		}
 	}
 }

@@ -3,9 +3,11 @@ package ipvsync
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ipvsync/ipvsync/encoder"
 )
@@ -56,6 +58,126 @@ func TestResyncRepeats(t *testing.T) {
 				t.Errorf("%d connections arrived of %d", len(seen), len(conns))
 			}
 		})
+	}
+}
+
+// arrived says how many connections the sink has, each once.
+func (k *sink) arrived() int {
+	seen := map[encoder.Endpoint]bool{}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range k.conns {
+		seen[c.Client] = true
+	}
+	return len(seen)
+}
+
+// A message that leaves because it is full, and is given up before Resync calls
+// Flush, is repeated as well: that Flush does not tell of it.
+func TestResyncLossBeforeFlush(t *testing.T) {
+	k := &sink{}
+	s, err := NewSender(SenderConfig{Shards: 1, FlushInterval: time.Hour, OpenTx: k.openTx})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	tx := k.tx(0)
+	failed := false
+	fail := func(queued int) error {
+		if queued > 0 && !failed {
+			failed = true
+			tx.giveUp()
+		}
+		return nil
+	}
+	tx.fail.Store(&fail)
+	conns := benchConns(200)
+	// Late from the begin on, so that two messages go without a Flush between.
+	st, err := Resync(t.Context(), s, func(yield func(Conn) bool) {
+		for i, c := range conns {
+			for i == 60 && s.Stats().Dropped[DropTransport] == 0 {
+				runtime.Gosched()
+			}
+			if !yield(c) {
+				return
+			}
+		}
+	}, ResyncConfig{Rate: 1e9})
+	checkResync(t, st)
+	if err != nil || st.Sent != uint64(len(conns)) || st.Repeated == 0 || k.arrived() != len(conns) {
+		t.Errorf("%d arrived of %d: %+v, %v", k.arrived(), len(conns), st, err)
+	}
+}
+
+// What is given up while Resync waits for a full ring is repeated.
+func TestResyncLossInFullRing(t *testing.T) {
+	k := &sink{}
+	s, err := NewSender(SenderConfig{Shards: 1, RingSize: minRing, OpenTx: k.openTx})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	k.block(true)
+	tx := k.tx(0)
+	var failed atomic.Bool
+	fail := func(queued int) error {
+		if queued > 0 && !failed.Swap(true) {
+			tx.giveUp()
+		}
+		return nil
+	}
+	tx.fail.Store(&fail)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for s.Stats().Dropped[DropRingFull] == 0 && t.Context().Err() == nil {
+			runtime.Gosched()
+		}
+		k.block(false)
+	}()
+	conns := benchConns(5000)
+	st, err := Resync(t.Context(), s, slices.Values(conns), ResyncConfig{Rate: 1e9, Burst: 1024})
+	<-ended
+	checkResync(t, st)
+	if err != nil || st.Sent != uint64(len(conns)) || st.Repeated == 0 || st.Waited == 0 || k.arrived() != len(conns) {
+		t.Errorf("%d arrived of %d: %+v, %v", k.arrived(), len(conns), st, err)
+	}
+}
+
+// Nothing is counted twice when ctx ends, or the Sender is closed, while records are repeated.
+func TestResyncEndsRepeating(t *testing.T) {
+	for _, closed := range []bool{false, true} {
+		k := &sink{}
+		s, err := NewSender(SenderConfig{Shards: 1, OpenTx: k.openTx})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		tx := k.tx(0)
+		fail := func(queued int) error {
+			if queued > 0 {
+				tx.giveUp()
+			}
+			return nil
+		}
+		tx.fail.Store(&fail)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		now := time.Now()
+		r := &resync{ctx: ctx, s: s, cfg: ResyncConfig{Rate: 1, Burst: 1}, room: s.shards[0].maxRecord, now: func() time.Time { return now },
+			sleep: func(context.Context, time.Duration) error { // before it is repeated
+				if closed {
+					s.Close()
+					return nil
+				}
+				cancel()
+				return ctx.Err()
+			}}
+		st, err := r.run(slices.Values(benchConns(100)))
+		checkResync(t, st)
+		if want := map[bool]error{false: context.Canceled, true: ErrClosed}[closed]; !errors.Is(err, want) || st.Records != 40 || st.Sent != 0 {
+			t.Errorf("closed %v: %+v, %v", closed, st, err)
+		}
 	}
 }
 
