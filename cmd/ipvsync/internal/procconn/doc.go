@@ -21,7 +21,9 @@
 // NOOUTPUT, which follows from it, and sequence data.
 //
 // Limits: Expires is computed in 32 bits of milliseconds, so lifetimes above
-// 4294967 seconds, 49 days, show modulo that. The listing is no atomic snapshot: a
+// 4294967 seconds, 49 days, show modulo that. Engine data may hold line feeds, which are
+// printed as they are: what follows one is taken for more of them, unless it begins with
+// the name of a protocol or has endpoints in its columns. The listing is no atomic snapshot: a
 // connection that moves meanwhile may be missing or be there twice. The time
 // that a kernel takes for it grows with the square of their number.
 package procconn

@@ -67,6 +67,24 @@ func (l *listed) parse(line []byte, origin bool) error {
 	return nil
 }
 
+// meant says whether a line behind engine data is a line of the listing, perhaps a
+// broken one, and no more of the data: it begins with a protocol, or has two
+// endpoints where the columns are.
+func meant(line []byte) bool {
+	name, _, ok := bytes.Cut(line, []byte(" "))
+	if _, err := protocol(string(name)); ok && err == nil {
+		return true
+	}
+	f := bytes.Fields(line[:min(len(line), maxLine)])
+	endpoints := 0
+	for i := 1; i+1 < min(len(f), 7); i += 2 {
+		if _, err := endpoint(f[i], f[i+1]); err == nil {
+			endpoints++
+		}
+	}
+	return endpoints >= 2
+}
+
 // protocol reads the names of ip_vs_proto_name, ip_vs_proto.c.
 func protocol(s string) (encoder.Protocol, error) {
 	switch s {

@@ -87,7 +87,8 @@ func (p *Reader) Read(e *Entry) error {
 	return nil
 }
 
-// moreData adds lines that are no connections to the engine data.
+// moreData adds lines to the engine data, up to one that is, or should have been, a
+// connection: Read says what is wrong with that.
 func (p *Reader) moreData(l *listed) error {
 	for {
 		line, err := p.next()
@@ -97,8 +98,7 @@ func (p *Reader) moreData(l *listed) error {
 		if err != nil {
 			return err
 		}
-		var other listed
-		if other.parse(line, p.origin) == nil {
+		if meant(line) {
 			p.ahead, p.isAhead = bytes.Clone(line), true
 			return nil
 		}

@@ -3,7 +3,9 @@ package procconn
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -130,10 +132,38 @@ func TestBadLines(t *testing.T) {
 
 // Engine data may hold a line feed, which the kernel prints as it is.
 func TestLineFeedInData(t *testing.T) {
-	text := strings.Replace(listing, "a84b4c76e66710@pc33.example", "a84b\nTCP 4c76\n", 1)
+	text := strings.Replace(listing, "a84b4c76e66710@pc33.example", "a84b\n4c76 TCP 0050\n", 1)
 	got, _, bad := read(t, strings.NewReader(text))
-	if len(bad) > 0 || len(got) != len(want) || !strings.HasSuffix(got[7], `pe "sip" "a84b\nTCP 4c76"`) || got[8] != want[8] {
+	if len(bad) > 0 || len(got) != len(want) || !strings.HasSuffix(got[7], `pe "sip" "a84b\n4c76 TCP 0050"`) || got[8] != want[8] {
 		t.Errorf("%q, %v", got, bad)
+	}
+}
+
+// A broken line is told and counted behind engine data, too, rather than taken
+// for more of them.
+func TestBadLineBehindData(t *testing.T) {
+	lines := strings.SplitAfter(listing, "\n")
+	at := 0
+	for i, line := range lines {
+		if strings.Contains(line, " sip ") {
+			at = i + 1
+		}
+	}
+	for _, tc := range []struct{ line, why string }{
+		{"TCP 0A580001", "2 columns"},
+		{"IP_77 x", "2 columns"},
+		{"TPC 0A580001 A2B4 0A580002 0050 0A630002 0050 ESTABLISHED     897", "protocol"},
+		{"TPC 0A580001 A2B4 0A580002 0050 0A6300", "6 columns"},
+		{"SCTP 0A58000G A2B4 0A580002 0050 0A630002 0050 ESTABLISHED     897", "client: address"},
+		{"UDP 0A580001 A2B4 0A580002 0050 0A630002 0050 UDP             x", "expiry"},
+		{"TCP 0A580001 A2B4 0A580002 0050 0A630002 0050 ESTABLISHMENT 897", "state"},
+	} {
+		text := strings.Join(lines[:at], "") + tc.line + "\n" + strings.Join(lines[at:], "")
+		got, _, bad := read(t, strings.NewReader(text))
+		if len(bad) != 1 || !slices.Equal(got, want) || !strings.Contains(bad[0].Error(), tc.why) ||
+			!strings.HasPrefix(bad[0].Error(), fmt.Sprintf("line %d: ", at+1)) {
+			t.Errorf("%q: %d entries, %v, want %q in line %d", tc.line, len(got), bad, tc.why, at+1)
+		}
 	}
 }
 
