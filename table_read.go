@@ -1,6 +1,7 @@
 package ipvsync
 
 import (
+	"bytes"
 	"iter"
 	"runtime"
 	"sync/atomic"
@@ -28,6 +29,7 @@ func KeyOf(c *Conn) Key {
 	k := Key{Protocol: c.Protocol, Client: c.Client, Virtual: c.Virtual, Template: c.Template()}
 	if k.Template && hasEngine(c.Options) {
 		name, data, _ := c.Options.PE()
+		name, _, _ = bytes.Cut(name, []byte{0}) // where a kernel's ends, and the table's
 		k.Engine, k.EngineData = string(name), string(data)
 		k.Client.Port = 0
 	}
