@@ -36,8 +36,7 @@ type Table struct {
 	shardBits uint
 	seed      hashSeed
 	max       int64
-	clock     func() time.Time
-	start     time.Time
+	clock     tableClock
 	batches   sync.Pool // of *batch
 	closed    atomic.Bool
 
@@ -45,8 +44,8 @@ type Table struct {
 	entries atomic.Int64 // entries, those that are over but not yet removed included
 	noCport atomic.Int64 // entries of kindNoCport
 	subs    atomic.Pointer[subscribers]
-	subsMu  sync.Mutex // for writers of subs
-	turn    int        // of anyShard
+	subsMu  sync.Mutex    // for writers of subs
+	turn    atomic.Uint32 // of anyShard
 }
 
 // Sizes of a Table.
@@ -73,7 +72,9 @@ type TableConfig struct {
 	// of two up to 64; 0 means one, or with several processors, as many as
 	// there are to run goroutines, rounded up.
 	Shards int
-	// Now is the clock; nil means time.Now. It should be monotonic.
+	// Now is the clock; nil means time.Now. It must be monotonic, which time.Now
+	// is, and may be called by several goroutines. If it is set back, or
+	// leaps to more than 146 years from the start, no time has passed by that, and it goes on from there.
 	Now func() time.Time
 }
 
@@ -102,16 +103,13 @@ func NewTable(cfg TableConfig) (*Table, error) {
 	}
 	t := &Table{
 		shards: make([]tableShard, cfg.Shards), shardBits: uint(bits.Len(uint(cfg.Shards)) - 1),
-		max: int64(cfg.MaxEntries), clock: cfg.Now,
+		max: int64(cfg.MaxEntries),
 	}
 	for i := range t.seed {
 		t.seed[i] = rand.Uint64() | 1
 	}
 	t.batches.New = func() any { return new(batch) }
-	t.start = time.Now()
-	if t.clock != nil {
-		t.start = t.clock()
-	}
+	t.clock.init(cfg.Now)
 	for i := range t.shards {
 		if err := t.shards[i].open(t, shareOf(cfg.MaxEntries, cfg.Shards)); err != nil {
 			unmap(t.regions())
@@ -151,12 +149,7 @@ func shareOf(n, shards int) uint64 {
 }
 
 // since is the time since the table was made, in nanoseconds.
-func (t *Table) since() int64 {
-	if t.clock != nil {
-		return max(0, int64(t.clock().Sub(t.start)))
-	}
-	return int64(time.Since(t.start))
-}
+func (t *Table) since() int64 { return t.clock.since() }
 
 // tick is the same in ticks. A deadline in ticks is over when it is reached.
 func (t *Table) tick() uint64 { return uint64(t.since() / int64(tableTick)) }

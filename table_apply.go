@@ -31,6 +31,14 @@ type batch struct {
 // of conns but copies. It may be called by any goroutine; records of one connection must
 // come through one at a time to keep their order. All records count as having
 // arrived now. It also ends connections whose time is over, a bounded number.
+//
+// Messages are applied at the same time as far as they concern different shards. But
+// while one connection with the flag NO_CPORT and client port 0 is in the table, any
+// record may be its, and each Apply takes the mutexes of all shards: one at a time. So does a
+// message with such a record, and one that the table may have no room for.
+//
+// A Conn does not say which protocol version it came by. Of version 0, flag bits that
+// only version 1 knows are taken as they stand; no kernel's master sends any.
 func (t *Table) Apply(conns []Conn) {
 	b := t.batches.Get().(*batch)
 	now := t.tick()
@@ -211,10 +219,9 @@ func (b *batch) sort(n, shards int) []uint8 {
 	return order
 }
 
-// anyShard takes turns. The caller holds all mutexes.
+// anyShard takes turns.
 func (t *Table) anyShard() *tableShard {
-	t.turn++
-	return &t.shards[t.turn%len(t.shards)]
+	return &t.shards[int(t.turn.Add(1))%len(t.shards)]
 }
 
 func (t *Table) shardOf(hash uint64) int       { return int(hash >> (64 - t.shardBits)) }

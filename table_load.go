@@ -1,6 +1,7 @@
 package ipvsync
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -13,8 +14,10 @@ import (
 // e.Expires. It is how a snapshot comes back.
 //
 // An entry that is there is newer, and is kept; one with nothing left of its
-// lifetime is not loaded: both are counted, and no error. Errors are
-// ErrTableFull, ErrUnloadable and ErrClosed.
+// lifetime is not loaded: both are counted, and no error. A connection that Lookup
+// never finds, as its client port is 0 without NO_CPORT or another with it, is always
+// new, as with Apply: loaded twice, it is there twice. Errors are ErrTableFull, ErrUnloadable and
+// ErrClosed. When the table is full, all that is over is removed first.
 func (t *Table) Load(e Entry) error {
 	var k flowKey
 	k.set(e.Protocol, &e.Client, &e.Virtual)
@@ -27,21 +30,30 @@ func (t *Table) Load(e Entry) error {
 	} else {
 		k.sum(&t.seed)
 	}
-	since := t.since()
-	now := uint64(since / int64(tableTick))
 	s := t.shard(k.hash)
+	if kindOf(e.Flags.Backup(encoder.Version1), e.Client.Port, engine != nil) == kindLost {
+		s = t.anyShard() // as Apply does
+	}
+	since := t.since()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Loads++
-	err := s.load(&e, &k, engine, since, now)
+	err := s.load(&e, &k, engine, since)
+	if errors.Is(err, ErrTableFull) {
+		// What is over may be in other shards.
+		s.mu.Unlock()
+		t.Expire()
+		s.mu.Lock()
+		err = s.load(&e, &k, engine, since)
+	}
 	if err != nil {
 		s.stats.LoadsRefused++
 	}
 	return err
 }
 
-func (s *tableShard) load(e *Entry, k *flowKey, engine []byte, since int64, now uint64) error {
-	c := &e.Conn
+func (s *tableShard) load(e *Entry, k *flowKey, engine []byte, since int64) error {
+	c, now := &e.Conn, uint64(since/int64(tableTick))
 	if s.table.closed.Load() {
 		return ErrClosed
 	}
@@ -60,10 +72,7 @@ func (s *tableShard) load(e *Entry, k *flowKey, engine []byte, since int64, now 
 		return nil
 	}
 	if !s.room(k.v6) || !s.table.grow() {
-		s.advance(now, math.MaxInt)
-		if !s.room(k.v6) || !s.table.grow() {
-			return fmt.Errorf("load %s: %w", c, ErrTableFull)
-		}
+		return fmt.Errorf("load %s: %w", c, ErrTableFull)
 	}
 	left := min(e.Expires, math.MaxInt64-time.Duration(since)-tableTick)
 	deadline := uint64((since + int64(left) + int64(tableTick) - 1) / int64(tableTick))

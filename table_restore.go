@@ -168,12 +168,14 @@ type RestoreStats struct {
 // kept in memory meanwhile.
 //
 // Entries that the table has already are newer, and stay. What does not fit is
-// counted, and no error; see RestoreStats.
+// counted, and no error; see RestoreStats. Connections that no packet and no record
+// finds (see Lookup) are not looked for either: restored twice, they are there twice.
 func (t *Table) Restore(r io.Reader) (RestoreStats, error) {
 	return t.restore(r, time.Now())
 }
 
 func (t *Table) restore(r io.Reader, wall time.Time) (RestoreStats, error) {
+	begin := t.since() // the same moment as wall: reading takes time
 	again, ok := r.(io.ReadSeeker)
 	var start int64
 	if ok {
@@ -187,7 +189,7 @@ func (t *Table) restore(r io.Reader, wall time.Time) (RestoreStats, error) {
 		if err := VerifySnapshot(io.TeeReader(r, &all)); err != nil {
 			return RestoreStats{}, err
 		}
-		return t.load(&all, wall)
+		return t.load(&all, wall, begin)
 	}
 	if err := VerifySnapshot(again); err != nil {
 		return RestoreStats{}, err
@@ -195,7 +197,7 @@ func (t *Table) restore(r io.Reader, wall time.Time) (RestoreStats, error) {
 	if _, err := again.Seek(start, io.SeekStart); err != nil {
 		return RestoreStats{}, fmt.Errorf("snapshot: %w", err)
 	}
-	return t.load(again, wall)
+	return t.load(again, wall, begin)
 }
 
 // IsSnapshot says whether what begins with head, eight bytes or more, is meant to
@@ -214,8 +216,9 @@ func VerifySnapshot(r io.Reader) error {
 	return err
 }
 
-// load loads the entries of a snapshot.
-func (t *Table) load(r io.Reader, wall time.Time) (st RestoreStats, err error) {
+// load loads the entries of a snapshot. wall and begin, of the table's clock, are
+// the same moment.
+func (t *Table) load(r io.Reader, wall time.Time, begin int64) (st RestoreStats, err error) {
 	s, err := NewSnapshotReader(r)
 	if err != nil {
 		return st, err
@@ -224,7 +227,7 @@ func (t *Table) load(r io.Reader, wall time.Time) (st RestoreStats, err error) {
 	if st.Away = wall.Sub(s.Time); st.Away < 0 {
 		st.Away, st.ClockBack = 0, true
 	}
-	begin, kept := t.since(), t.Stats().LoadsKept
+	kept := t.Stats().LoadsKept
 	defer func() {
 		st.Kept = t.Stats().LoadsKept - kept
 		st.Loaded = st.Entries - st.Kept - st.Over - st.Refused - st.Full
@@ -237,7 +240,6 @@ func (t *Table) load(r io.Reader, wall time.Time) (st RestoreStats, err error) {
 			return st, err
 		}
 		st.Entries++
-		// Loading takes time, too.
 		e.Expires -= st.Away + time.Duration(t.since()-begin)
 		e.Options = bytes.Clone(e.Options)
 		switch err := t.Load(e); {
