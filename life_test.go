@@ -1,8 +1,11 @@
 package ipvsync
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,5 +141,42 @@ func TestMTULowered(t *testing.T) {
 		}
 		_ = s.Close()
 		s.closeErr = nil
+	})
+}
+
+// A Receiver whose device does not come back says why, once, and ends when it is
+// asked to, without an error.
+func TestRunEndsWhileTheDeviceIsGone(t *testing.T) {
+	inModes(t, func(t *testing.T, mode xsk.Mode) {
+		_, b := xsktest.VethPair(t)
+		log := make(chan string, 100)
+		cfg := reopenableRx(t, b, ReceiverConfig{Link: Link{Mode: mode}})
+		cfg.Logger = slog.New(slog.NewTextHandler(writerFunc(func(p []byte) (int, error) {
+			log <- string(p)
+			return len(p), nil
+		}), nil))
+		r, err := NewReceiver(cfg, func(*Message) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		ran := make(chan error, 1)
+		go func() { ran <- r.Run(ctx) }()
+		if err := b.NS.Do(func() error {
+			l, err := netlink.LinkByName(b.Name)
+			if err != nil {
+				return err
+			}
+			return netlink.LinkDel(l)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for !strings.Contains(<-log, "no such interface") {
+		}
+		cancel()
+		if err := <-ran; err != nil {
+			t.Errorf("Run: %v", err)
+		}
 	})
 }

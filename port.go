@@ -75,8 +75,9 @@ type port struct {
 	settled   uint64    // messages that have left the transport, one way or the other
 	given     uint64    // records among them that the transport gave up, since the last settle
 	waiting   []flushRequest
-	troubled  bool  // lastErr is set
-	lossCause error // why the transport gave messages up, the last time
+	told      string // why it failed, as logged last
+	troubled  bool   // lastErr is set
+	lossCause error  // why the transport gave messages up, the last time
 	closeErr  error
 
 	fresh struct{ accepted, messages, bytes uint64 } // not yet in the counters below
@@ -187,6 +188,9 @@ func (p *port) run() {
 	}
 }
 
+// udpPort is the port's number for people.
+func (p *port) udpPort() int { return int(p.cfg.Port) + p.number }
+
 // bind puts the loop's thread on its processor.
 func (p *port) bind() {
 	if p.number >= len(p.cfg.CPUs) {
@@ -197,7 +201,7 @@ func (p *port) bind() {
 	set.Set(cpu)
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		p.cfg.Logger.Error("the transmit loop cannot be bound to its processor; it runs anywhere",
-			"port", p.number, "cpu", cpu, "error", err)
+			"port", p.udpPort(), "cpu", cpu, "error", err)
 	}
 }
 

@@ -119,7 +119,7 @@ func (r *Receiver) Run(ctx context.Context) error {
 		case errors.Is(err, xsk.ErrClosed):
 			return ErrClosed
 		case errors.Is(err, xsk.ErrDeviceGone):
-			if err := r.reopen(ctx, err); err != nil {
+			if again, err := r.reopen(ctx, err); !again {
 				return err
 			}
 		default:
@@ -134,18 +134,17 @@ func (r *Receiver) Run(ctx context.Context) error {
 	}
 }
 
-// reopen tries until there is a device again. The old transport goes first: it
-// may hold what the new one needs.
-func (r *Receiver) reopen(ctx context.Context, cause error) error {
+// reopen tries until there is a device again; false if Run is to end instead, with
+// the error. The old transport goes first: it may hold what the new one needs.
+func (r *Receiver) reopen(ctx context.Context, cause error) (bool, error) {
 	r.cfg.Logger.Error("receiving stops", "error", cause)
 	r.rx.Close()
 	tick := time.NewTicker(retryInterval)
 	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+	told := ""
+	for ; ; <-tick.C {
+		if ctx.Err() != nil {
+			return false, nil
 		}
 		rx, choice, err := r.cfg.openRx()
 		r.mu.Lock()
@@ -154,10 +153,14 @@ func (r *Receiver) reopen(ctx context.Context, cause error) error {
 			if err == nil {
 				rx.Close()
 			}
-			return ErrClosed
+			return false, ErrClosed
 		}
 		if err != nil {
 			r.mu.Unlock()
+			if why := err.Error(); why != told { // each reason once
+				told = why
+				r.cfg.Logger.Error("receiving cannot resume yet; it is tried again", "error", err)
+			}
 			continue
 		}
 		r.past = r.past.Plus(r.rx.Stats())
@@ -165,7 +168,7 @@ func (r *Receiver) reopen(ctx context.Context, cause error) error {
 		r.mu.Unlock()
 		r.reopened.Add(1)
 		r.cfg.Logger.Info("receiving resumes")
-		return nil
+		return true, nil
 	}
 }
 

@@ -223,7 +223,7 @@ func (p *port) gaveUp(err error) {
 	now := time.Now()
 	if now.After(p.complain) {
 		p.complain = now.Add(complainInterval)
-		p.cfg.Logger.Error("messages could not be sent", "port", p.number, "error", err, "updates lost so far", p.lost.Load())
+		p.cfg.Logger.Error("messages could not be sent", "port", p.udpPort(), "error", err, "updates lost so far", p.lost.Load())
 	}
 	if errors.Is(err, xsk.ErrMTU) && now.After(p.remeasure) {
 		p.remeasure = now.Add(complainInterval)
@@ -232,8 +232,9 @@ func (p *port) gaveUp(err error) {
 }
 
 func (p *port) failed(err error) {
-	if !p.down {
-		p.cfg.Logger.Error("sending stops; updates wait in the rings", "port", p.number, "error", err)
+	if why := err.Error(); !p.down || why != p.told { // each reason once
+		p.told = why
+		p.cfg.Logger.Error("sending stops; updates wait in the rings", "port", p.udpPort(), "error", err)
 	}
 	p.down = true
 	p.retryAt = time.Now().Add(retryInterval)
@@ -242,7 +243,7 @@ func (p *port) failed(err error) {
 
 func (p *port) recovered() {
 	if p.down {
-		p.cfg.Logger.Info("sending resumes", "port", p.number)
+		p.cfg.Logger.Info("sending resumes", "port", p.udpPort())
 		p.down = false
 		p.setLastError(nil)
 	}

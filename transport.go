@@ -37,7 +37,7 @@ func (p *port) openTx() (xsk.Tx, xsk.Choice, error) {
 		return nil, choice, configError("MaxSize", "is %d bytes on interface %s, want at least %d: raise its MTU", n, p.cfg.Interface, encoder.MinMessageSize)
 	}
 	if p.cfg.OpenTx == nil {
-		p.cfg.Logger.Info("sending", "port", int(p.cfg.Port)+p.number, "mode", choice.String())
+		p.cfg.Logger.Info("sending", "port", p.udpPort(), "mode", choice.String())
 	}
 	return tx, choice, nil
 }

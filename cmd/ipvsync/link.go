@@ -62,7 +62,7 @@ func advise(err error) error {
 	case errors.Is(err, xsk.ErrMTU):
 		return fmt.Errorf("%w (--maxlen)", err)
 	case errors.Is(err, xsk.ErrPermission):
-		return fmt.Errorf("%w (run it as root, or: setcap cap_net_admin,cap_net_raw,cap_net_bind_service+ep ipvsync)", err)
+		return fmt.Errorf("%w (run it as root, or: setcap cap_net_raw,cap_net_admin,cap_bpf,cap_ipc_lock,cap_net_bind_service+ep ipvsync)", err)
 	case errors.Is(err, xsk.ErrInUse):
 		return fmt.Errorf("%w (--port, --mode)", err)
 	}
@@ -130,7 +130,7 @@ func receiverSummary(st *ipvsync.ReceiverStats) string {
 	}
 	refused.add(st.Unread, "unread behind one at which a backup stops")
 	t := &st.Transport
-	net.add(t.SocketDrops, "messages dropped by the kernel (socket buffer full)")
+	net.add(t.SocketDrops, "packets dropped by the kernel (no room; over AF_XDP also too long for a frame)")
 	net.add(t.Truncated, "messages longer than --maxlen")
 	net.add(t.LinkDown, "times link down")
 	net.add(t.Errors, "receive errors")

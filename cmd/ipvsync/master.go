@@ -185,10 +185,11 @@ func (o *masterOptions) feed(ctx context.Context, r *record.Reader, s *ipvsync.S
 		}
 		if since > ipvsync.DefaultRingSize/4 {
 			since = 0
-			if err := s.Flush(ctx); err != nil {
-				if ctx.Err() != nil {
-					return bad, nil
-				}
+			switch err := s.Flush(ctx); {
+			case ctx.Err() != nil:
+				return bad, nil
+			case errors.Is(err, ipvsync.ErrLost): // told by the log, and by the counters at the end
+			case err != nil:
 				return bad, err
 			}
 		}
