@@ -37,8 +37,9 @@ type batch struct {
 // record may be its, and each Apply takes the mutexes of all shards: one at a time. So does a
 // message with such a record, and one that the table may have no room for.
 //
-// A Conn does not say which protocol version it came by. Of version 0, flag bits that
-// only version 1 knows are taken as they stand; no kernel's master sends any.
+// A Conn does not say which protocol version it came by: Apply takes all for version 1.
+// A kernel keeps of a version 0 record the flag bits that its mask for version 1
+// leaves out; a Table does not. See [encoder.Flags.Backup].
 func (t *Table) Apply(conns []Conn) {
 	b := t.batches.Get().(*batch)
 	now := t.tick()
