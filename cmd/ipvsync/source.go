@@ -34,6 +34,10 @@ type source struct {
 	closers            []io.Closer
 }
 
+// errNothing is that of an input without a single line, which is most likely a
+// mistake. (A listing has its first line, and a snapshot its header.)
+var errNothing = errors.New("it is empty: want a snapshot, a copy of /proc/net/ip_vs_conn, or JSON records")
+
 // forDefault is the life of a record whose timeout is 0.
 const forDefault = time.Duration(-1)
 
@@ -183,6 +187,9 @@ func (o *resyncOptions) open(ctx context.Context, stdin io.Reader, stderr io.Wri
 		}
 		return s, s.listing(buffered, set, o.forward.flags, ages)
 	}
+	if procconn.Headless(head) {
+		return s, fmt.Errorf("%s: %w; without that line, what the columns are is not known", name, procconn.ErrNotListing)
+	}
 	s.json(buffered, ages)
 	return s, nil
 }
@@ -283,19 +290,25 @@ func (s *source) json(r io.Reader, ages bool) {
 	gone := s.elapsed(ages)
 	s.read = func(yield func(*encoder.Conn, time.Duration) bool) {
 		var c encoder.Conn
+		some := false
 		for {
 			err := rr.Read(&c)
 			var le *record.LineError
 			switch {
 			case err == io.EOF:
+				if !some {
+					s.err = errNothing
+				}
 				return
 			case errors.As(err, &le):
+				some = true
 				s.badLine(err)
 				continue
 			case err != nil:
 				s.err = err
 				return
 			}
+			some = true
 			left := forDefault
 			if c.Timeout > 0 {
 				left = max(0, time.Duration(c.Timeout)*time.Second-gone())

@@ -185,6 +185,13 @@ func TestTableErrors(t *testing.T) {
 	if err := os.WriteFile(file, []byte("Pro FromIP\nnonsense\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	headless, empty := filepath.Join(dir, "headless"), filepath.Join(dir, "empty")
+	if err := os.WriteFile(headless, []byte("TCP 0A580001 A2B4 0A580002 0050 0A630002 0050 ESTABLISHED     897\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(empty, []byte("\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		args string
 		code int
@@ -211,6 +218,11 @@ func TestTableErrors(t *testing.T) {
 		{"resync --from unix:///no/such -i lo", exitError, "is ipvsync backup"},
 		{"resync --from " + file + " --services " + file + " -i lo", exitError, "ipvsadm -Sn"},
 		{"resync --from " + file + " -i lo", exitError, "1 connections were not sent"},
+		{"resync --from " + headless + " -i lo", exitError, headless + ": no listing of connections"},
+		{"resync --from " + empty + " -i lo", exitError, "read " + empty + ": it is empty"},
+		{"resync --from - -i lo", exitError, "read -: it is empty"},
+		{"show --state ESTABLISHD", exitUsage, "no protocol has it"},
+		{"show --state ESTABLISHED --protocol udp", exitUsage, "udp has"},
 	} {
 		var out bytes.Buffer
 		err := run(t.Context(), strings.Fields(tc.args), strings.NewReader(""), &out, &out)

@@ -71,8 +71,7 @@ func (l *listed) parse(line []byte, origin bool) error {
 // broken one, and no more of the data: it begins with a protocol, or has two
 // endpoints where the columns are.
 func meant(line []byte) bool {
-	name, _, ok := bytes.Cut(line, []byte(" "))
-	if _, err := protocol(string(name)); ok && err == nil {
+	if Headless(line) {
 		return true
 	}
 	f := bytes.Fields(line[:min(len(line), maxLine)])
@@ -83,6 +82,14 @@ func meant(line []byte) bool {
 		}
 	}
 	return endpoints >= 2
+}
+
+// Headless says whether what begins with head, eight bytes or more, seems to be a
+// listing without its first line, which names the columns.
+func Headless(head []byte) bool {
+	name, _, ok := bytes.Cut(head, []byte(" "))
+	_, err := protocol(string(name))
+	return ok && err == nil
 }
 
 // protocol reads the names of ip_vs_proto_name, ip_vs_proto.c.

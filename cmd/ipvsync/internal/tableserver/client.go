@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -45,6 +46,21 @@ func IsURL(s string) bool {
 // ErrNobody says that nobody serves a table there.
 var ErrNobody = errors.New("nobody serves a table there: is ipvsync backup --table --listen running?")
 
+// ErrNoRight says that the socket is another user's.
+var ErrNoRight = errors.New("no right to use the socket, which is for its owner alone: run this as the user of ipvsync backup, or as root")
+
+// dialError says what kept a request from being answered.
+func dialError(where string, err error) error {
+	op := new(net.OpError)
+	switch {
+	case !errors.As(err, &op) || op.Op != "dial":
+		return fmt.Errorf("ask %s: %w", where, err)
+	case errors.Is(op.Err, fs.ErrPermission):
+		return fmt.Errorf("ask %s: %w: %w", where, ErrNoRight, op.Err)
+	}
+	return fmt.Errorf("ask %s: %w: %w", where, ErrNobody, op.Err)
+}
+
 // Get asks for what, such as connections, and gives the answer as it comes. The
 // caller closes it.
 func (c *Client) Get(ctx context.Context, what string, query url.Values) (io.ReadCloser, error) {
@@ -54,10 +70,7 @@ func (c *Client) Get(ctx context.Context, what string, query url.Values) (io.Rea
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if op := new(net.OpError); errors.As(err, &op) && op.Op == "dial" {
-			return nil, fmt.Errorf("ask %s: %w: %w", c.url, ErrNobody, op.Err)
-		}
-		return nil, fmt.Errorf("ask %s: %w", c.url, err)
+		return nil, dialError(c.url, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		defer resp.Body.Close()

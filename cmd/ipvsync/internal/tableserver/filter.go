@@ -1,9 +1,12 @@
 package tableserver
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/ipvsync/ipvsync/encoder"
@@ -30,12 +33,24 @@ func (f *Filter) Values() url.Values {
 	return v
 }
 
-// FilterFrom reads a query; other keys of it are ignored.
-func FilterFrom(v url.Values) (f Filter) {
+// FilterFrom reads a query. A key that is no part of a filter, nor one of others,
+// is an error, and so is one that is there twice: either would answer another question
+// than was asked.
+func FilterFrom(v url.Values, others ...string) (f Filter, err error) {
+	known := slices.Clone(others)
 	for _, p := range f.parts() {
 		*p.value = v.Get(p.name)
+		known = append(known, p.name)
 	}
-	return f
+	for _, key := range slices.Sorted(maps.Keys(v)) {
+		switch {
+		case !slices.Contains(known, key):
+			return Filter{}, fmt.Errorf("%q: there is no such key, but %s", key, strings.Join(known, ", "))
+		case len(v[key]) > 1:
+			return Filter{}, fmt.Errorf("%q is there %d times", key, len(v[key]))
+		}
+	}
+	return f, nil
 }
 
 type part struct {
@@ -76,6 +91,9 @@ func (f *Filter) Compile() (func(*encoder.Conn) bool, error) {
 		tests = append(tests, func(c *encoder.Conn) bool { return match(e.of(c).AddrPort()) })
 	}
 	if f.State != "" {
+		if err := f.checkState(); err != nil {
+			return nil, err
+		}
 		tests = append(tests, func(c *encoder.Conn) bool { return strings.EqualFold(c.StateName(), f.State) })
 	}
 	switch f.Template {
@@ -94,6 +112,39 @@ func (f *Filter) Compile() (func(*encoder.Conn) bool, error) {
 		}
 		return true
 	}, nil
+}
+
+// checkState refuses a state that none of the protocols asked for has.
+func (f *Filter) checkState() error {
+	protocols := []encoder.Protocol{encoder.TCP, encoder.UDP, encoder.SCTP}
+	if f.Protocol != "" {
+		p, err := encoder.ParseProtocol(f.Protocol)
+		if err != nil {
+			return err
+		}
+		protocols = []encoder.Protocol{p}
+	}
+	var kinds []encoder.Flags
+	if f.Template != "true" {
+		kinds = append(kinds, 0)
+	}
+	if f.Template != "false" {
+		kinds = append(kinds, encoder.FlagTemplate)
+	}
+	var errs []string
+	for _, p := range protocols {
+		for _, kind := range kinds {
+			_, err := encoder.ParseState(p, kind, f.State)
+			if err == nil {
+				return nil
+			}
+			errs = append(errs, err.Error())
+		}
+	}
+	if len(protocols) > 1 {
+		return fmt.Errorf("state %q: no protocol has it; --protocol with it lists those of one", f.State)
+	}
+	return errors.New(strings.Join(errs, "; "))
 }
 
 func endpointFilter(s string) (func(netip.AddrPort) bool, error) {

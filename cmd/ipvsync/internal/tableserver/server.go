@@ -63,8 +63,15 @@ func stats(t *ipvsync.Table, w http.ResponseWriter) {
 
 // filter compiles the filter of a request, or answers it.
 func filter(w http.ResponseWriter, r *http.Request) func(*encoder.Conn) bool {
-	f := FilterFrom(r.URL.Query())
-	match, err := f.Compile()
+	query := r.URL.Query()
+	f, err := FilterFrom(query, "format")
+	var match func(*encoder.Conn) bool
+	if err == nil {
+		match, err = f.Compile()
+	}
+	if format := query.Get("format"); err == nil && format != "" && format != "text" && format != "json" {
+		err = fmt.Errorf("format %q: want text or json", format)
+	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return nil

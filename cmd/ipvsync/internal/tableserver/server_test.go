@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/ipvsync/ipvsync"
@@ -77,6 +80,12 @@ func TestGet(t *testing.T) {
 		say   string
 	}{
 		{"nothing", nil, "404"}, {"connections", url.Values{"client": {"here"}}, "want an address"}, {"count", url.Values{"template": {"perhaps"}}, "true or false"},
+		{"connections", url.Values{"clinet": {"192.0.2.1"}}, `"clinet": there is no such key, but format, protocol, client, `},
+		{"connections", url.Values{"client": {"192.0.2.1", "192.0.2.2"}}, `"client" is there 2 times`},
+		{"connections", url.Values{"format": {"xml"}}, "want text or json"},
+		{"count", url.Values{"state": {"ESTABLISHD"}}, `state "ESTABLISHD": no protocol has it`},
+		{"count", url.Values{"state": {"ESTABLISHED"}, "protocol": {"udp"}}, "udp has"},
+		{"count", url.Values{"state": {"ASSURED"}, "template": {"false"}}, "no protocol has it"},
 	} {
 		if _, err := c.Get(t.Context(), tc.what, tc.query); err == nil || !strings.Contains(err.Error(), tc.say) {
 			t.Errorf("%s: %v, want %q", tc.what, err, tc.say)
@@ -91,10 +100,22 @@ func TestGet(t *testing.T) {
 
 func TestFilterRoundTrip(t *testing.T) {
 	f := Filter{Protocol: "tcp", Client: "192.0.2.0/24", Virtual: "192.0.2.2:2", Dest: "192.0.2.3", State: "established", Template: "false"}
-	if got := FilterFrom(f.Values()); got != f {
-		t.Errorf("%+v, want %+v", got, f)
+	if got, err := FilterFrom(f.Values()); got != f || err != nil {
+		t.Errorf("%+v, want %+v; %v", got, f, err)
 	}
 	if _, err := f.Compile(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A socket that one may not use is served, perhaps; one that is not there is not.
+func TestDialError(t *testing.T) {
+	for cause, want := range map[syscall.Errno]error{
+		syscall.EACCES: ErrNoRight, syscall.EPERM: ErrNoRight, syscall.ENOENT: ErrNobody, syscall.ECONNREFUSED: ErrNobody,
+	} {
+		err := dialError("unix:///s", &url.Error{Op: "Get", Err: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", cause)}})
+		if !errors.Is(err, want) || !errors.Is(err, cause) || errors.Is(err, ErrNoRight) && errors.Is(err, ErrNobody) {
+			t.Errorf("%v: %v, want %v", cause, err, want)
+		}
 	}
 }
