@@ -68,7 +68,7 @@ func (d *Device) judge(h *Host) {
 	}
 	if n := longest(d.MTU); n > mostPayload {
 		add(fmt.Sprintf("ipvsadm --start-daemon … --sync-maxlen %d at kernel masters, --maxlen %d at ipvsync's; or --mode udp-gso", mostPayload, mostPayload),
-			"the MTU of %d allows messages of %d bytes; those above %d do not fit an AF_XDP receiver's frame and are dropped", d.MTU, n, mostPayload)
+			"the MTU of %d allows messages of %d bytes; those above %d do not fit an AF_XDP receiver's frame, so auto takes UDP unless --maxlen says that there are none", d.MTU, n, mostPayload)
 	}
 	need := int64(max(d.Receive.Locked, d.Send.Locked, wantedBuffer*max(d.RxQueues, 1)))
 	if h.Memlock >= 0 && !h.has("IPC_LOCK") && need > h.Memlock {
@@ -86,8 +86,8 @@ func (d *Device) judge(h *Host) {
 	}
 }
 
-// mostPayload is the most bytes of a message in a frame to receive into: the frame
-// less the kernel's headroom, Ethernet, IPv4 and UDP headers.
-const mostPayload = frameSize - 256 - 14 - xsk.Overhead4
+// mostPayload is the most bytes of a message in a frame to receive into: the larger
+// frame of AF_XDP, less the kernel's headroom and the longest headers.
+const mostPayload = 4096 - 256 - 66
 
 func longest(mtu int) int { return mtu - xsk.Overhead4 }
