@@ -26,7 +26,8 @@ backup can follow: for one that was down, or is new. Their source is
   -                          any of these on stdin
 
 What is sent as timeout is what is left of a connection's life; for JSON records it
-is their timeout. Connections that are over are counted and left out.
+is their timeout, also where they have "expires", as ipvsync show --format json prints.
+The lives in a file run on while it is sent. An empty source is an error. Connections that are over are counted and left out.
 
 A kernel's listing shows neither forwarding methods nor firewall marks: they are
 taken from its services, which are asked for by netlink (CAP_NET_ADMIN) or, for a
