@@ -33,13 +33,29 @@ func Handler(t *ipvsync.Table) http.Handler {
 	mux.HandleFunc("GET /v1/connections", func(w http.ResponseWriter, r *http.Request) { connections(t, w, r) })
 	mux.HandleFunc("GET /v1/count", func(w http.ResponseWriter, r *http.Request) { count(t, w, r) })
 	mux.HandleFunc("GET /v1/snapshot", func(w http.ResponseWriter, r *http.Request) {
+		if !unasked(w, r) {
+			return
+		}
 		w.Header().Set("Content-Type", "application/octet-stream")
 		if _, err := t.Snapshot(w); err != nil {
 			panic(http.ErrAbortHandler) // or it would look whole
 		}
 	})
-	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, r *http.Request) { stats(t, w) })
+	mux.HandleFunc("GET /v1/stats", func(w http.ResponseWriter, r *http.Request) {
+		if unasked(w, r) {
+			stats(t, w)
+		}
+	})
 	return mux
+}
+
+// unasked says whether a request has no query, where none is understood, or answers it.
+func unasked(w http.ResponseWriter, r *http.Request) bool {
+	if r.URL.RawQuery != "" {
+		http.Error(w, r.URL.Path+" takes no query", http.StatusBadRequest)
+		return false
+	}
+	return true
 }
 
 func answer(w http.ResponseWriter, v any) {

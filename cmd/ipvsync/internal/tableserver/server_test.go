@@ -83,6 +83,8 @@ func TestGet(t *testing.T) {
 		{"connections", url.Values{"clinet": {"192.0.2.1"}}, `"clinet": there is no such key, but format, protocol, client, `},
 		{"connections", url.Values{"client": {"192.0.2.1", "192.0.2.2"}}, `"client" is there 2 times`},
 		{"connections", url.Values{"format": {"xml"}}, "want text or json"},
+		{"snapshot", url.Values{"client": {"192.0.2.1"}}, "takes no query"},
+		{"stats", url.Values{"client": {"192.0.2.1"}}, "takes no query"},
 		{"count", url.Values{"state": {"ESTABLISHD"}}, `state "ESTABLISHD": no protocol has it`},
 		{"count", url.Values{"state": {"ESTABLISHED"}, "protocol": {"udp"}}, "udp has"},
 		{"count", url.Values{"state": {"ASSURED"}, "template": {"false"}}, "no protocol has it"},
