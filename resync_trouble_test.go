@@ -72,11 +72,11 @@ func (k *sink) arrived() int {
 	return len(seen)
 }
 
-// A message that leaves because it is full, and is given up before Resync calls
-// Flush, is repeated as well: that Flush does not tell of it.
+// A message that leaves by itself, and is given up before Resync calls Flush, is
+// repeated as well: that Flush does not tell of it.
 func TestResyncLossBeforeFlush(t *testing.T) {
 	k := &sink{}
-	s, err := NewSender(SenderConfig{Shards: 1, FlushInterval: time.Hour, OpenTx: k.openTx})
+	s, err := NewSender(SenderConfig{Shards: 1, OpenTx: k.openTx})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func TestResyncLossBeforeFlush(t *testing.T) {
 	}
 	tx.fail.Store(&fail)
 	conns := benchConns(200)
-	// Late from the begin on, so that two messages go without a Flush between.
+	// The source pauses until what it gave has left, when FlushInterval is over.
 	st, err := Resync(t.Context(), s, func(yield func(Conn) bool) {
 		for i, c := range conns {
 			for i == 60 && s.Stats().Dropped[DropTransport] == 0 {
