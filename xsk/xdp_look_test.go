@@ -66,3 +66,42 @@ func TestXDPUnicastToLoopbackAddress(t *testing.T) {
 		t.Errorf("%q", m[0].payload)
 	}
 }
+
+// In the midst of a stream it takes nothing more, and delivers what it has, before it
+// says that it is outdated.
+func TestXDPOutdatedInStream(t *testing.T) {
+	a, b := xsktest.VethPair(t)
+	rx := openXDPRx(t, b, XDPConfig{Group: group4, Port: port})
+	tx := openXDPTx(t, a, XDPConfig{Group: group4, Port: port})
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			for commitOne(tx, "x") {
+			}
+			_ = tx.Flush()
+		}
+	}()
+	in(t, b, func() error {
+		l, err := netlink.LinkByName(b.Name)
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetMTU(l, 2000)
+	})
+	err := receiveErr(rx)
+	left := uint32(0)
+	for i := range rx.queues {
+		left += uint32(rx.queues[i].q.Ready())
+	}
+	close(stop)
+	<-stopped
+	if !errors.Is(err, ErrDeviceGone) || left != 0 {
+		t.Errorf("%v, with %d messages not delivered", err, left)
+	}
+}

@@ -89,10 +89,6 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 	}
 	defer r.publish()
 	r.release()
-	if err := r.outdated; err != nil {
-		r.outdated = nil
-		return nil, err
-	}
 	var start time.Time
 	for {
 		r.collect()
@@ -102,11 +98,15 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 		if len(r.batch) > 0 {
 			if r.n.Messages-r.countedAt >= countEvery {
 				r.countDrops() // there may be no quiet moment for long
-				r.outdated = r.lookAround(time.Now())
+				r.lookInStream()
 			}
 			return r.batch, nil
 		}
 		r.countDrops()
+		if err := r.outdated; err != nil {
+			r.outdated = nil
+			return nil, err
+		}
 		now := time.Now()
 		if err := r.lookAround(now); err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package xsk
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -30,6 +31,20 @@ func (r *XDPRx) lookAround(now time.Time) error {
 		}
 	}
 	return r.readdress()
+}
+
+// lookInStream is lookAround where there is no pause. A receiver that is outdated
+// takes nothing more, so that what lies in its rings is delivered before Receive
+// says so: closing it would lose that without a counter.
+func (r *XDPRx) lookInStream() {
+	if r.outdated != nil {
+		return
+	}
+	err := r.lookAround(time.Now())
+	if r.prog != nil && errors.Is(err, ErrDeviceGone) {
+		_ = r.prog.Close() // Close does it again, and has the error
+		r.outdated = err
+	}
 }
 
 // readdress takes messages to the addresses that there are now, if the receiver

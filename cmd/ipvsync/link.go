@@ -38,6 +38,8 @@ func (l *linkFlags) add(cmd *cobra.Command, syncIDUsage, queuesUsage string) {
 	f.IntSliceVar(&l.queues, "queues", nil, queuesUsage)
 }
 
+const loopUsage = "deliver to receivers on this host as well, which must use UDP (--mode udp-gso)"
+
 const busyPollUsage = "never sleep, for the least delay; takes a whole processor"
 
 // link is what the flags say; group says whether one is wanted.

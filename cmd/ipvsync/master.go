@@ -78,7 +78,7 @@ func newMasterCommand() *cobra.Command {
 	f.StringSliceVar(&o.peers, "peer", nil, "send to `ADDR:PORT` by unicast as well; with --group '' only there; may be repeated")
 	f.DurationVar(&o.flush, "flush-interval", ipvsync.DefaultFlushInterval, "longest `TIME` that a record waits for others to fill its message")
 	f.BoolVar(&o.busy, "busy-poll", false, busyPollUsage)
-	f.BoolVar(&o.loop, "loop", false, "deliver to receivers on this host as well, which must use UDP (--mode udp-gso)")
+	f.BoolVar(&o.loop, "loop", false, loopUsage)
 	return cmd
 }
 

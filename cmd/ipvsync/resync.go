@@ -86,7 +86,7 @@ func newResyncCommand() *cobra.Command {
 	f.StringSliceVar(&o.peers, "peer", nil, "send to `ADDR:PORT` by unicast as well; with --group '' only there; may be repeated")
 	f.StringVar(&o.file, "services", "", "take forwarding methods from `FILE`, which ipvsadm -Sn has printed; default for /proc: ask the kernel")
 	f.Var(&o.forward, "forward", "forwarding method of connections of a listing whose service is not known")
-	f.BoolVar(&o.loop, "loop", false, "deliver to receivers on this host as well")
+	f.BoolVar(&o.loop, "loop", false, loopUsage)
 	return cmd
 }
 
