@@ -31,7 +31,7 @@ type XDPRx struct {
 	unicast   bool    // the program takes the addresses that there are
 	allQueues bool    // no queues were named
 	lastLook  time.Time
-	outdated  error // what a look in the midst of a stream found
+	outdated  error // to be told when the rings are empty
 	queues    []xdpRxQueue
 	start     int // queue to begin with
 	batch     []Datagram
@@ -98,7 +98,9 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 		if len(r.batch) > 0 {
 			if r.n.Messages-r.countedAt >= countEvery {
 				r.countDrops() // there may be no quiet moment for long
-				r.lookInStream()
+				if err := r.lookAround(time.Now()); err != nil {
+					r.takeNoMore(err) // else a quiet moment will tell
+				}
 			}
 			return r.batch, nil
 		}
@@ -109,6 +111,9 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 		}
 		now := time.Now()
 		if err := r.lookAround(now); err != nil {
+			if r.takeNoMore(err) {
+				continue
+			}
 			return nil, err
 		}
 		if start.IsZero() {

@@ -14,7 +14,7 @@ import (
 // if it has to be opened anew: for more queues than it has sockets, if it is to
 // receive from all, and for an MTU for which its frames were not made.
 func (r *XDPRx) lookAround(now time.Time) error {
-	if now.Sub(r.lastLook) < rxLiveness {
+	if now.Sub(r.lastLook) < rxLiveness || r.outdated != nil {
 		return nil
 	}
 	r.lastLook = now
@@ -33,18 +33,16 @@ func (r *XDPRx) lookAround(now time.Time) error {
 	return r.readdress()
 }
 
-// lookInStream is lookAround where there is no pause. A receiver that is outdated
-// takes nothing more, so that what lies in its rings is delivered before Receive
-// says so: closing it would lose that without a counter.
-func (r *XDPRx) lookInStream() {
-	if r.outdated != nil {
-		return
+// takeNoMore detaches the program of a receiver that err finds outdated, if it is
+// the receiver's own, so that what lies in the rings can be delivered before Receive
+// tells the error: closing the receiver would lose that without a counter.
+func (r *XDPRx) takeNoMore(err error) bool {
+	if r.prog == nil || !errors.Is(err, ErrDeviceGone) {
+		return false
 	}
-	err := r.lookAround(time.Now())
-	if r.prog != nil && errors.Is(err, ErrDeviceGone) {
-		_ = r.prog.Close() // Close does it again, and has the error
-		r.outdated = err
-	}
+	_ = r.prog.Close() // Close does it again
+	r.outdated = err
+	return true
 }
 
 // readdress takes messages to the addresses that there are now, if the receiver
