@@ -127,3 +127,50 @@ func (e *mapEntry) conn(k *mapKey, c *Conn) {
 	c.Client.Port, c.Virtual.Port, c.Dest.Port, c.Protocol = k.cport, k.vport, e.dport, k.protocol
 	c.State, c.Flags, c.Fwmark, c.Timeout, c.Options = e.state, e.flags, e.fwmark, e.timeout, e.options
 }
+
+// valueTable is mapTable with the entries in the map itself: no allocation, no
+// pointer to follow, nothing for the collector to scan. Options, which these
+// connections have not, would be in a second map.
+type valueTable struct {
+	mu      sync.Mutex
+	entries map[mapKey]valueEntry
+	start   time.Time
+}
+
+type valueEntry struct {
+	dest     [4]byte
+	dport    uint16
+	state    encoder.State
+	flags    encoder.Flags
+	fwmark   uint32
+	timeout  uint32
+	deadline uint32 // seconds
+}
+
+func (m *valueTable) Len() int { return len(m.entries) }
+
+func (m *valueTable) Apply(conns []Conn) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := uint32(time.Since(m.start) / time.Second)
+	for i := range conns {
+		c := &conns[i]
+		if refused(c) != NumIgnoreReasons {
+			continue
+		}
+		k := mapKeyOf(c)
+		e, ok := m.entries[k]
+		ok = ok && e.deadline > now
+		switch same := e.dest == [4]byte(c.Dest.Addr[:4]) && e.dport == c.Dest.Port; {
+		case ok && same:
+			e.flags = c.Flags&updated | e.flags&^updated
+		case ok && c.Flags&encoder.FlagInactive != 0:
+			continue
+		default:
+			e = valueEntry{dest: [4]byte(c.Dest.Addr[:4]), dport: c.Dest.Port, flags: c.Flags.Backup(1), fwmark: c.Fwmark}
+		}
+		e.state, e.timeout = c.State, timeoutOf(c, e.flags)
+		e.deadline = now + e.timeout
+		m.entries[k] = e
+	}
+}

@@ -62,6 +62,10 @@ func makeTable(tb testing.TB, flows int, kind string) backupTable {
 	switch kind {
 	case "map":
 		return &plainMap{entries: map[plainKey]*plainEntry{}, start: time.Now()}
+	case "IPv4 map of values":
+		return &valueTable{entries: map[mapKey]valueEntry{}, start: time.Now()}
+	case "IPv4 map of values, presized":
+		return &valueTable{entries: make(map[mapKey]valueEntry, flows), start: time.Now()}
 	case "IPv4 map":
 		return &mapTable{entries: map[mapKey]*mapEntry{}, start: time.Now()}
 	}
@@ -133,7 +137,7 @@ func resident(tb testing.TB) int {
 func BenchmarkTableApply(b *testing.B) {
 	for _, flows := range []int{1_000_000, 10_000_000} {
 		flows = benchFlows(flows)
-		for _, kind := range []string{"table", "IPv4 map", "map", "making"} {
+		for _, kind := range []string{"table", "IPv4 map", "IPv4 map of values", "IPv4 map of values, presized", "map", "making"} {
 			b.Run(name(flows)+"/"+kind, func(b *testing.B) {
 				var t backupTable
 				if kind != "making" {
@@ -165,7 +169,7 @@ func BenchmarkTableApply(b *testing.B) {
 
 // A new connection in each record; all end at the same time, out of the loop.
 func BenchmarkTableAdd(b *testing.B) {
-	for _, kind := range []string{"table", "IPv4 map", "map"} {
+	for _, kind := range []string{"table", "IPv4 map", "IPv4 map of values", "map"} {
 		b.Run(kind, func(b *testing.B) {
 			t := makeTable(b, max(b.N, tableBatch)+tableBatch, kind)
 			conns := make([]Conn, tableBatch)

@@ -38,7 +38,7 @@ func (p *path) asavie(write bool) side {
 	for _, d := range s.GetDescs(asavieFrames) {
 		copy(s.GetFrame(d), packet)
 	}
-	return side{"asavie", func(n int) {
+	return side{name: "asavie", send: func(n int) {
 		for n > 0 || s.NumTransmitted() > 0 {
 			descs := s.GetDescs(min(n, batch, s.NumFreeTxSlots()))
 			for i := range descs {
@@ -50,7 +50,7 @@ func (p *path) asavie(write bool) side {
 			n -= s.Transmit(descs)
 			s.Complete(s.NumCompleted())
 		}
-	}, p.arrived}
+	}, arrived: p.arrived}
 }
 
 // asavieExample sends prefilled frames the way of the library's example sendudp,
@@ -65,7 +65,7 @@ func (p *path) asavieExample() side {
 	for _, d := range s.GetDescs(xdp.DefaultSocketOptions.NumFrames) {
 		copy(s.GetFrame(d), packet)
 	}
-	return side{"asavie example", func(n int) {
+	return side{name: "asavie example", send: func(n int) {
 		for n > 0 || s.NumTransmitted() > 0 {
 			descs := s.GetDescs(min(n, s.NumFreeTxSlots()))
 			for i := range descs {
@@ -77,5 +77,5 @@ func (p *path) asavieExample() side {
 				return
 			}
 		}
-	}, p.arrived}
+	}, arrived: p.arrived}
 }

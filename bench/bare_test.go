@@ -58,13 +58,12 @@ func (p *path) bareSocket() func(n int) {
 }
 
 // bareXDP is the loop on our own socket that sends the same frames over and over.
-func (p *path) bareXDP() side { return side{"bare", p.bareSocket(), p.arrived} }
+func (p *path) bareXDP() side { return side{name: "bare", send: p.bareSocket(), arrived: p.arrived} }
 
 // bareGSO is a loop of write(2) on a UDP socket with a segment size that is set
 // once, which is cheaper than one with each call, and 44 messages a call, as
 // many as 64 KiB hold.
 func (p *path) bareGSO() side {
-	const train = 44
 	fd := -1
 	p.in(p.near, func() (err error) {
 		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
@@ -80,12 +79,12 @@ func (p *path) bareGSO() side {
 	for range train {
 		buf = append(buf, message()...)
 	}
-	return side{"bare", func(n int) {
+	return side{name: "bare", send: func(n int) {
 		for ; n > 0; n -= train {
 			b := buf[:min(n, train)*messageSize]
 			if k, err := unix.Write(fd, b); err != nil || k != len(b) {
 				p.tb.Fatalf("%d bytes of %d sent, %v", k, len(b), err)
 			}
 		}
-	}, p.arrived}
+	}, arrived: p.arrived}
 }

@@ -91,7 +91,7 @@ func rest() { time.Sleep(50 * time.Microsecond) }
 // engine is a side that publishes, and whose loop sends.
 func (p *path) engine(name string, open transport, ring int, full func()) side {
 	_, send := p.sender(open, ring, full)
-	return side{name, func(n int) { onCPU(p.tb, farCPU, func() { send(n) }) }, p.arrived}
+	return side{name: name, send: func(n int) { onCPU(p.tb, farCPU, func() { send(n) }) }, arrived: p.arrived}
 }
 
 // direct is a side that encodes straight into the frames of a transport, in one
@@ -111,7 +111,7 @@ func (p *path) direct(name string, open transport, write bool) side {
 			}
 		}
 	}
-	return side{name, func(n int) {
+	return side{name: name, send: func(n int) {
 		for i := range n {
 			buf, err := tx.Next()
 			if err != nil {
@@ -131,5 +131,5 @@ func (p *path) direct(name string, open transport, write bool) side {
 			}
 		}
 		flush()
-	}, p.arrived}
+	}, arrived: p.arrived}
 }

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
@@ -50,6 +51,46 @@ func (p *path) perMessage(write bool) side {
 			}
 		}
 	}, arrived: p.arrived}
+}
+
+// train is as many messages as 64 KiB hold.
+const train = 44
+
+// perTrain is perMessage with UDP_SEGMENT set on the socket, once: a train of
+// messages for each Write. This is all that a Go program needs for GSO.
+func (p *path) perTrain(write bool) side {
+	c := p.dialGroup()
+	setOption(p.tb, c, unix.SOL_UDP, unix.UDP_SEGMENT, messageSize)
+	buf := make([]byte, 0, train*messageSize)
+	for range train {
+		buf = append(buf, message()...)
+	}
+	return side{name: "net.UDPConn, UDP_SEGMENT", send: func(n int) {
+		for n > 0 {
+			k := min(n, train)
+			if write {
+				for i := range k {
+					encode(buf[i*messageSize:], conns)
+				}
+			}
+			if _, err := c.Write(buf[:k*messageSize]); err != nil {
+				p.tb.Fatal(err)
+			}
+			n -= k
+		}
+	}, arrived: p.arrived}
+}
+
+func setOption(tb testing.TB, c *net.UDPConn, level, name, value int) {
+	raw, err := c.SyscallConn()
+	if err == nil {
+		err = errors.Join(raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), level, name, value)
+		}), err)
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
 }
 
 // writeBatch sends batches of 64 by golang.org/x/net. 128 are no faster.
@@ -107,17 +148,19 @@ func (p *path) decodeUntilClosed(c *net.UDPConn, step func(count func(message []
 	done.Go(func() {
 		var d encoder.Decoder
 		var conn encoder.Conn
-		for {
-			records, sum := 0, uint64(0)
-			err := step(func(m []byte) {
-				d.Open(m)
-				for reason, ok := d.Next(&conn); ok; reason, ok = d.Next(&conn) {
-					if reason == encoder.Accepted {
-						sum += uint64(conn.Client.Port) + uint64(conn.Client.Addr[3])
-						records++
-					}
+		records, sum := 0, uint64(0)
+		count := func(m []byte) { // here, lest each message allocate it
+			d.Open(m)
+			for reason, ok := d.Next(&conn); ok; reason, ok = d.Next(&conn) {
+				if reason == encoder.Accepted {
+					sum += uint64(conn.Client.Port) + uint64(conn.Client.Addr[3])
+					records++
 				}
-			})
+			}
+		}
+		for {
+			records, sum = 0, 0
+			err := step(count)
 			sink.Add(sum)
 			n.add(records)
 			switch {
@@ -143,6 +186,26 @@ func (p *path) readEach() *counter {
 		n, _, err := c.ReadFromUDPAddrPort(buf)
 		count(buf[:n])
 		return err
+	})
+}
+
+// readTrain reads trains, by UDP_GRO, and cuts them apart.
+func (p *path) readTrain() *counter {
+	c, buf, oob := p.listenGroup(), make([]byte, 1<<16), make([]byte, 64)
+	setOption(p.tb, c, unix.SOL_UDP, unix.UDP_GRO, 1)
+	return p.decodeUntilClosed(c, func(count func([]byte)) error {
+		n, k, _, _, err := c.ReadMsgUDPAddrPort(buf, oob)
+		if err != nil {
+			return err
+		}
+		size := n
+		if k >= unix.CmsgLen(4) {
+			size = int(binary.NativeEndian.Uint32(oob[unix.CmsgLen(0):]))
+		}
+		for at := 0; at < n; at += size {
+			count(buf[at:min(at+size, n)])
+		}
+		return nil
 	})
 }
 
@@ -189,6 +252,8 @@ func BenchmarkTxLibraries(b *testing.B) {
 		}{
 			{"net.UDPConn encoding", func(p *path) side { return p.perMessage(true) }},
 			{"net.UDPConn prefilled", func(p *path) side { return p.perMessage(false) }},
+			{"net.UDPConn, UDP_SEGMENT, encoding", func(p *path) side { return p.perTrain(true) }},
+			{"net.UDPConn, UDP_SEGMENT, prefilled", func(p *path) side { return p.perTrain(false) }},
 			{"x-net WriteBatch encoding", func(p *path) side { return p.writeBatch(true) }},
 			{"x-net WriteBatch prefilled", func(p *path) side { return p.writeBatch(false) }},
 		} {
@@ -246,6 +311,7 @@ func BenchmarkRxLibraries(b *testing.B) {
 				make func(p *path) *counter
 			}{
 				{"ReadFromUDPAddrPort", (*path).readEach},
+				{"ReadMsgUDPAddrPort, UDP_GRO", (*path).readTrain},
 				{"x-net ReadBatch", (*path).readBatch},
 			} {
 				b.Run(flood.name+", "+ours.name+" engine against "+theirs.name, func(b *testing.B) {

@@ -55,8 +55,9 @@ func (q queue) side(producers int) side {
 		all.Go(func() {
 			get := q.get()
 			sum, count := uint64(0), 0
+			use := func(rec *rawRecord) { sum += uint64(rec[0]) + uint64(rec[35]) } // here, lest each get allocate it
 			for count < n*queueBatch {
-				k := get(func(rec *rawRecord) { sum += uint64(rec[0]) + uint64(rec[35]) })
+				k := get(use)
 				if count += k; k == 0 {
 					apart()
 				}
@@ -146,9 +147,9 @@ func take[R interface {
 	Look() ring.Run
 	Release(ring.Run)
 }](r R) func(func(*rawRecord)) int {
+	var rec rawRecord
 	return func(use func(*rawRecord)) (n int) {
 		run := r.Look()
-		var rec rawRecord
 		for recs, size, ok := run.PeekMany(); ok; recs, size, ok = run.PeekMany() {
 			count := len(recs) / size
 			for i := range count {
@@ -172,8 +173,9 @@ func channelQueue(*testing.B) queue {
 			}
 		}
 	}, func() func(func(*rawRecord)) int {
+		var rec rawRecord // here, lest each record be allocated
 		return func(use func(*rawRecord)) int {
-			rec := <-ch
+			rec = <-ch
 			use(&rec)
 			return 1
 		}
@@ -195,10 +197,11 @@ func batchChannel(*testing.B) queue {
 			ch <- s
 		}
 	}, func() func(func(*rawRecord)) int {
+		var rec rawRecord
 		return func(use func(*rawRecord)) int {
 			s := <-ch
 			for i := range s {
-				rec := s[i]
+				rec = s[i]
 				use(&rec)
 			}
 			free <- s
@@ -229,12 +232,13 @@ func mutexQueue(name string, batch int) func(*testing.B) queue {
 				}
 			}
 		}, func() func(func(*rawRecord)) int {
+			var rec rawRecord
 			return func(use func(*rawRecord)) int {
 				mu.Lock()
 				list, other = other[:0], list
 				mu.Unlock()
 				for i := range other {
-					rec := other[i]
+					rec = other[i]
 					use(&rec)
 				}
 				return len(other)
@@ -266,12 +270,15 @@ func tryQueue[Q interface {
 			}
 		}
 	}, func() func(func(*rawRecord)) int {
+		var rec rawRecord
 		return func(use func(*rawRecord)) (n int) {
-			for rec, ok := q.TryDequeue(); ok; rec, ok = q.TryDequeue() {
-				use(&rec)
-				if n++; n == queueLen {
+			for n < queueLen {
+				var ok bool
+				if rec, ok = q.TryDequeue(); !ok {
 					break
 				}
+				use(&rec)
+				n++
 			}
 			return n
 		}
@@ -287,9 +294,12 @@ func BenchmarkQueue(b *testing.B) {
 		theirs    []func(*testing.B) queue
 	}{
 		{1, spscQueue, []func(*testing.B) queue{channelQueue, batchChannel, mutexQueue("mutex and slice", 1),
-			mutexQueue("mutex and slice, batches", queueBatch), xsyncSPSC}},
-		{1, spscOneByOne, []func(*testing.B) queue{channelQueue, mutexQueue("mutex and slice", 1), xsyncSPSC}},
-		{2, mpscQueue, []func(*testing.B) queue{channelQueue, mutexQueue("mutex and slice", 1), xsyncMPMC}},
+			mutexQueue("mutex and slice, batches", queueBatch), xsyncSPSC, xsyncSleeping,
+			slotQueue("plain Go ring, batches", queueBatch)}},
+		{1, spscOneByOne, []func(*testing.B) queue{channelQueue, mutexQueue("mutex and slice", 1), xsyncSPSC, xsyncSleeping,
+			slotQueue("plain Go ring", 1)}},
+		{2, mpscQueue, []func(*testing.B) queue{channelQueue, batchChannel, mutexQueue("mutex and slice", 1),
+			mutexQueue("mutex and slice, batches", queueBatch), xsyncMPMC, xsyncUnbounded}},
 	} {
 		for _, theirs := range c.theirs {
 			ours, theirs := c.ours(b), theirs(b)

@@ -27,6 +27,8 @@ type counter struct {
 	// Of a receiver that never sleeps: it must not disturb the other side's turns.
 	active atomic.Bool
 	resume chan struct{} // nil: of one that sleeps
+
+	ended time.Time // when the last message of a turn was seen to come
 }
 
 func (c *counter) add(records int) { c.got.Store(c.got.Load() + uint64(records)) }
@@ -38,11 +40,12 @@ func (c *counter) messages() uint64 { return c.got.Load() / recordsPerMessage }
 func (c *counter) until(n uint64) {
 	last, since := c.got.Load(), time.Now()
 	for last < n && time.Since(since) < 20*time.Millisecond {
+		time.Sleep(20 * time.Microsecond)
 		if now := c.got.Load(); now != last {
 			last, since = now, time.Now()
 		}
-		time.Sleep(20 * time.Microsecond)
 	}
+	c.ended = since
 }
 
 // between is a side with a sender, which sends on cpu, and a receiver on farCPU.
@@ -56,7 +59,7 @@ func (p *path) between(name string, cpu int, send func(n int), c *counter) side 
 		before := c.got.Load()
 		onCPU(p.tb, cpu, func() { send(n) })
 		c.until(before + uint64(n)*recordsPerMessage)
-	}, arrived: c.messages}
+	}, arrived: c.messages, ended: func() time.Time { return c.ended }}
 }
 
 // spinUntilStopped runs step on a goroutine until the end of the benchmark, in the

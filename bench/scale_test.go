@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -52,7 +51,8 @@ type mapKey struct {
 }
 
 type mapValue struct {
-	dest           netip.AddrPort
+	dest           [4]byte
+	port           uint16
 	flags          encoder.Flags
 	state          encoder.State
 	fwmark         uint32
@@ -66,7 +66,7 @@ func (m mapStore) Apply(conns []ipvsync.Conn) {
 	for i := range conns {
 		c := &conns[i]
 		m[mapKey{[4]byte(c.Client.Addr[:4]), [4]byte(c.Virtual.Addr[:4]), c.Client.Port, c.Virtual.Port, c.Protocol}] = mapValue{
-			netip.AddrPortFrom(netip.AddrFrom4([4]byte(c.Dest.Addr[:4])), c.Dest.Port), c.Flags, c.State, c.Fwmark, c.Timeout, now}
+			[4]byte(c.Dest.Addr[:4]), c.Dest.Port, c.Flags, c.State, c.Fwmark, c.Timeout, now}
 	}
 }
 
