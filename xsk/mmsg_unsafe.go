@@ -218,9 +218,11 @@ func sendmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
 	return min(int(n), len(msgs)), 0
 }
 
-// recvmmsg receives into msgs without blocking and returns how many it filled.
+// recvmmsg receives into msgs without blocking and returns how many it filled. It
+// does not block, so the scheduler is not told of it (RawSyscall): that would wake a
+// thread of the runtime that sleeps while nothing happens, for each lone message.
 func recvmmsg(fd int, msgs []mmsghdr) (int, unix.Errno) {
-	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd),
+	n, _, e := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd),
 		uintptr(unsafe.Pointer(unsafe.SliceData(msgs))), uintptr(len(msgs)), unix.MSG_DONTWAIT, 0, 0)
 	if e != 0 {
 		return 0, e
@@ -260,9 +262,20 @@ func (q *errQueue) next(fd int) (errno unix.Errno, icmp, ok bool) {
 // 2^32: SO_MEMINFO, sk_get_meminfo. Linux 4.12.
 func socketDrops(fd int, mem *[unix.SK_MEMINFO_VARS]uint32, size *uint32) (uint32, unix.Errno) {
 	*size = uint32(unsafe.Sizeof(*mem))
-	_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+	_, _, e := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
 		uintptr(unsafe.Pointer(mem)), uintptr(unsafe.Pointer(size)), 0)
 	return mem[unix.SK_MEMINFO_DROPS], e
+}
+
+// epollReady fills ready with the events of the epoll instance fd, without waiting,
+// and returns how many. An error cannot be: fd and ready are what they should be.
+func epollReady(fd int, ready []unix.EpollEvent) int {
+	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(fd),
+		uintptr(unsafe.Pointer(unsafe.SliceData(ready))), uintptr(len(ready)), 0, 0, 0)
+	if e != 0 {
+		return 0
+	}
+	return min(int(n), len(ready))
 }
 
 // disconnect dissolves the association of a UDP socket: connect with AF_UNSPEC,

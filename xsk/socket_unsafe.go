@@ -41,7 +41,7 @@ func setsockoptRaw(fd, option int, p unsafe.Pointer, n uintptr) error {
 
 func getsockoptRaw(fd, option int, p unsafe.Pointer, n uintptr) error {
 	size := uint32(n)
-	_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_XDP, uintptr(option), uintptr(p),
+	_, _, e := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_XDP, uintptr(option), uintptr(p),
 		uintptr(unsafe.Pointer(&size)), 0)
 	switch {
 	case e != 0:

@@ -12,19 +12,21 @@ import (
 type udpRxPorts struct {
 	// mu is held by Receive all along, as in UDPRx. What follows belongs to the
 	// holder.
-	mu    sync.Mutex
-	rx    []*UDPRx
-	poll  []unix.PollFd // the sockets in the order of rx, and the event
-	turn  int           // port to look at first
-	count [8]byte       // what is read from the event
-	lent  *UDPRx        // whose batch is lent
-	last  *UDPRx        // that had something; it may have more of it, which no poll shows
+	mu        sync.Mutex
+	rx        []*UDPRx
+	waiter    *waiter
+	orWait    func() bool // takeOrWait
+	ready     []unix.EpollEvent
+	has       []bool // by port, what ready said
+	turn      int    // port to look at first
+	lent      *UDPRx // whose batch is lent
+	last      *UDPRx // that had something; it may have more of it, which no event shows
+	failed    error  // of the last take
+	lastCheck time.Time
 
 	closed atomic.Bool
-	wakeMu sync.Mutex
-	event  int // eventfd, -1 when closed
 
-	syscalls, waits atomic.Uint64 // of the polls; Receive is their only writer
+	syscalls, waits atomic.Uint64 // beside those of the ports; Receive is their only writer
 }
 
 // openUDPRx opens a receiver for the ports of cfg up to last.
@@ -32,27 +34,29 @@ func openUDPRx(cfg UDPConfig, last int) (_ Rx, err error) {
 	if last <= cfg.Port {
 		return rxOrNil(OpenUDPRx(cfg))
 	}
-	r := &udpRxPorts{event: -1}
+	r := &udpRxPorts{lastCheck: time.Now()}
 	defer func() {
 		if err != nil {
 			r.Close()
 		}
 	}()
+	var sockets []int
 	for port := cfg.Port; port <= last; port++ {
 		c := cfg
 		c.Port = port
-		rx, err := OpenUDPRx(c)
+		rx, err := openUDPRxSocket(c)
 		if err != nil {
 			return nil, err
 		}
 		r.rx = append(r.rx, rx)
-		r.poll = append(r.poll, unix.PollFd{Fd: int32(rx.fd), Events: unix.POLLIN})
+		sockets = append(sockets, rx.fd)
 	}
-	if r.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		r.event = -1
-		return nil, &Error{Op: opOpenRx, Interface: cfg.Interface, Err: explain("make an eventfd", err)}
+	if r.waiter, err = newWaiterForAll(sockets); err != nil {
+		return nil, &Error{Op: opOpenRx, Interface: cfg.Interface, Err: err}
 	}
-	r.poll = append(r.poll, unix.PollFd{Fd: int32(r.event), Events: unix.POLLIN})
+	r.orWait = r.takeOrWait
+	r.ready = make([]unix.EpollEvent, len(sockets))
+	r.has = make([]bool, len(sockets))
 	return r, nil
 }
 
@@ -78,58 +82,84 @@ func (r *udpRxPorts) Receive(wait time.Duration) ([]Datagram, error) {
 			return batch, err
 		}
 	}
-	start := time.Now()
-	left := time.Duration(0) // first a look at all, without waiting
+	var end time.Time // of the wait
+	if wait > 0 {
+		end = time.Now().Add(wait)
+	}
 	for {
-		woken, err := r.ppoll(left)
+		took, woken, err := r.await(wait, end)
+		now := time.Now()
+		if !took && err == nil && now.Sub(r.lastCheck) >= rxLiveness {
+			// Nothing happened for long: each looks after its counters and its link.
+			r.lastCheck = now
+			took = r.takeOf(func(int) bool { return true })
+		}
 		switch {
+		case took:
+			return r.batch(), r.failed
 		case r.closed.Load():
 			return nil, ErrClosed
 		case err != nil:
-			return nil, err
-		}
-		for i := range r.rx {
-			at := (r.turn + i) % len(r.rx)
-			if r.poll[at].Revents == 0 && left < rxLiveness {
-				continue
-			}
-			// Ready, or nothing happened for long: it looks after its counters
-			// and its link.
-			if batch, err := r.rx[at].Receive(0); len(batch) > 0 || err != nil {
-				r.turn, r.lent, r.last = at+1, r.rx[at], r.rx[at]
-				return batch, err
-			}
-		}
-		left = rxLiveness
-		if wait >= 0 {
-			left = min(left, wait-time.Since(start))
-		}
-		if woken || left <= 0 {
+			return nil, &Error{Op: "wait to receive", Interface: r.rx[0].info.Interface, Err: err}
+		case woken || wait >= 0 && !now.Before(end):
 			return nil, nil
 		}
 	}
 }
 
-// ppoll waits for a socket or the event.
-func (r *udpRxPorts) ppoll(d time.Duration) (woken bool, err error) {
-	r.syscalls.Store(r.syscalls.Load() + 1)
-	if d > 0 {
-		r.waits.Store(r.waits.Load() + 1)
+// await is as that of UDPRx.
+func (r *udpRxPorts) await(wait time.Duration, end time.Time) (took, woken bool, err error) {
+	if wait == 0 {
+		return r.take(), false, nil
 	}
-	ts := unix.NsecToTimespec(int64(d))
-	if _, err := ppoll(r.poll, &ts); err != nil {
-		if err == unix.EINTR {
-			return false, nil
-		}
-		return false, &Error{Op: "wait to receive", Interface: r.rx[0].info.Interface, Err: err}
+	look := r.lastCheck.Add(rxLiveness)
+	if wait < 0 || look.Before(end) {
+		end = look
 	}
-	event := &r.poll[len(r.poll)-1]
-	if event.Revents == 0 {
-		return false, nil
-	}
-	_, _ = unix.Read(int(event.Fd), r.count[:]) // resets it; open as long as mu is held
-	return true, nil
+	return r.waiter.wait(end, r.orWait)
 }
+
+// take takes the batch of a port that has something, or finds out in failed why it
+// cannot; false if none has.
+func (r *udpRxPorts) take() bool {
+	r.syscalls.Store(r.syscalls.Load() + 1)
+	n := epollReady(r.waiter.fd, r.ready)
+	if n == 0 {
+		return false
+	}
+	clear(r.has)
+	for _, e := range r.ready[:n] {
+		r.has[e.Fd] = true
+	}
+	return r.takeOf(func(at int) bool { return r.has[at] })
+}
+
+// takeOf takes from the first port that has something, of those that are worth a look.
+func (r *udpRxPorts) takeOf(worth func(at int) bool) bool {
+	for i := range r.rx {
+		at := (r.turn + i) % len(r.rx)
+		if !worth(at) {
+			continue
+		}
+		if batch, err := r.rx[at].Receive(0); len(batch) > 0 || err != nil {
+			r.turn, r.lent, r.last, r.failed = at+1, r.rx[at], r.rx[at], err
+			return true
+		}
+	}
+	return false
+}
+
+// takeOrWait is take, for the waiter: false means that it waits now.
+func (r *udpRxPorts) takeOrWait() bool {
+	if r.take() {
+		return true
+	}
+	r.waits.Store(r.waits.Load() + 1)
+	return false
+}
+
+// batch is what the last take took.
+func (r *udpRxPorts) batch() []Datagram { return r.lent.batch }
 
 // Release implements Rx.
 func (r *udpRxPorts) Release() {
@@ -146,33 +176,26 @@ func (r *udpRxPorts) release() {
 }
 
 // Wake implements Rx.
-func (r *udpRxPorts) Wake() {
-	r.wakeMu.Lock()
-	defer r.wakeMu.Unlock()
-	if r.event >= 0 {
-		_, _ = unix.Write(r.event, wakeValue[:]) // EAGAIN: it is set already
-	}
-}
+func (r *udpRxPorts) Wake() { r.waiter.wake() }
 
 // Close implements Rx.
 func (r *udpRxPorts) Close() error {
 	if r.closed.Swap(true) {
 		return nil
 	}
-	r.Wake()
+	if r.waiter != nil {
+		r.waiter.wake()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.waiter != nil {
+		r.waiter.close()
+	}
 	var first error
 	for _, rx := range r.rx {
 		if err := rx.Close(); first == nil {
 			first = err
 		}
-	}
-	r.wakeMu.Lock()
-	defer r.wakeMu.Unlock()
-	if r.event >= 0 {
-		unix.Close(r.event)
-		r.event = -1
 	}
 	return first
 }

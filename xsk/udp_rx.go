@@ -24,18 +24,16 @@ type UDPRx struct {
 	used   int // frames that the last one filled
 	splitter
 	batch     []Datagram
+	failed    error // of the last take
 	lastCheck time.Time
-	poll      [2]unix.PollFd // socket, event
-	count     [8]byte        // what is read from the event
+	waiter    *waiter     // nil of one among several ports
+	orWait    func() bool // takeOrWait
 	mem       [unix.SK_MEMINFO_VARS]uint32
 	memLen    uint32
 	lastDrops uint32
 	n         RxStats
 
 	closed atomic.Bool // set once by Close; Receive looks at it after each wait
-
-	wakeMu sync.Mutex // guards event against being closed while Wake writes to it
-	event  int        // eventfd, -1 when closed
 
 	pub rxCounters
 }
@@ -51,8 +49,22 @@ type rxCounters struct {
 // something unforeseen.
 //
 // MaxPayload is not compared with the MTU: the kernel puts fragments together.
-func OpenUDPRx(cfg UDPConfig) (_ *UDPRx, err error) {
-	r := &UDPRx{cfg: cfg, fd: -1, event: -1}
+func OpenUDPRx(cfg UDPConfig) (*UDPRx, error) {
+	r, err := openUDPRxSocket(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if r.waiter, err = newWaiter(r.fd); err != nil {
+		r.Close()
+		return nil, &Error{Op: opOpenRx, Interface: cfg.Interface, Err: err}
+	}
+	r.orWait = r.takeOrWait
+	return r, nil
+}
+
+// openUDPRxSocket opens a receiver that cannot wait, Receive(0) alone is of use.
+func openUDPRxSocket(cfg UDPConfig) (_ *UDPRx, err error) {
+	r := &UDPRx{cfg: cfg, fd: -1}
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -75,10 +87,6 @@ func OpenUDPRx(cfg UDPConfig) (_ *UDPRx, err error) {
 	if r.fd, err = openRxSocket(&r.cfg, ifi); err != nil {
 		return nil, err
 	}
-	if r.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		r.event = -1
-		return nil, explain("make an eventfd", err)
-	}
 	s := socket{fd: r.fd}
 	r.info = UDPInfo{
 		Interface: ifi.Name, Index: ifi.Index, MTU: ifi.MTU,
@@ -92,10 +100,6 @@ func OpenUDPRx(cfg UDPConfig) (_ *UDPRx, err error) {
 	r.frames = groFrames(r.cfg.Batch, r.cfg.MaxPayload, r.info.GRO)
 	r.ask = len(r.frames.msgs)
 	r.batch = make([]Datagram, 0, r.cfg.Batch)
-	r.poll = [2]unix.PollFd{
-		{Fd: int32(r.fd), Events: unix.POLLIN},
-		{Fd: int32(r.event), Events: unix.POLLIN},
-	}
 	r.lastCheck = time.Now()
 	return r, nil
 }
@@ -115,7 +119,50 @@ func (r *UDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 	if r.split(); len(r.batch) > 0 {
 		return r.batch, nil // of what came before
 	}
-	var start time.Time
+	var end time.Time // of the wait
+	if wait > 0 {
+		end = time.Now().Add(wait)
+	}
+	for {
+		took, woken, err := r.await(wait, end)
+		switch {
+		case took:
+			return r.batch, r.failed
+		case r.closed.Load():
+			return nil, ErrClosed
+		case err != nil:
+			return nil, &Error{Op: "wait to receive", Interface: r.info.Interface, Err: err}
+		}
+		now := time.Now()
+		if now.Sub(r.lastCheck) >= rxLiveness {
+			r.lastCheck = now
+			if err := r.link.check(r.fd); err != nil {
+				r.n.LinkDown++
+				return nil, err
+			}
+		}
+		if woken || wait >= 0 && !now.Before(end) {
+			return nil, nil
+		}
+	}
+}
+
+// await takes what there is, and waits for it unless wait is 0: until end, if wait
+// is more than 0, but not longer than until it is time to look at the link.
+func (r *UDPRx) await(wait time.Duration, end time.Time) (took, woken bool, err error) {
+	if wait == 0 {
+		return r.take(), false, nil
+	}
+	look := r.lastCheck.Add(rxLiveness)
+	if wait < 0 || look.Before(end) {
+		end = look
+	}
+	return r.waiter.wait(end, r.orWait)
+}
+
+// take receives what there is, without waiting, into the batch, or finds out in
+// failed why it cannot; false if there is nothing.
+func (r *UDPRx) take() bool {
 	for {
 		r.frames.rearm(r.used)
 		r.used, r.next = 0, 0
@@ -129,62 +176,28 @@ func (r *UDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 			r.used = n
 			r.adapt(n)
 			r.split()
-			return r.batch, nil
+			r.failed = nil
+			return true
 		case errno == unix.EINTR:
 			continue
 		case errno != 0 && errno != unix.EAGAIN:
 			r.n.Errors++
-			return nil, &Error{Op: "receive", Interface: r.info.Interface, Err: classify(errno)}
+			r.failed = &Error{Op: "receive", Interface: r.info.Interface, Err: classify(errno)}
+			return true
 		}
 		r.countDrops()
-		now := time.Now()
-		if start.IsZero() {
-			start = now
-		}
-		if now.Sub(r.lastCheck) >= rxLiveness {
-			r.lastCheck = now
-			if err := r.link.check(r.fd); err != nil {
-				r.n.LinkDown++
-				return nil, err
-			}
-		}
-		left := rxLiveness
-		if wait >= 0 {
-			if left = min(left, wait-now.Sub(start)); left <= 0 {
-				return nil, nil
-			}
-		}
-		woken, err := r.wait(left)
-		switch {
-		case r.closed.Load():
-			return nil, ErrClosed
-		case err != nil:
-			return nil, err
-		case woken:
-			return nil, nil
-		}
+		return false
 	}
 }
 
-// wait waits until the socket may have something, Wake or Close, or d is over.
-func (r *UDPRx) wait(d time.Duration) (woken bool, err error) {
+// takeOrWait is take, for the waiter: false means that it waits now.
+func (r *UDPRx) takeOrWait() bool {
+	if r.take() {
+		return true
+	}
 	r.n.Waits++
-	r.n.Syscalls++
 	r.publish()
-	ts := unix.NsecToTimespec(int64(d))
-	if _, err := ppoll(r.poll[:], &ts); err != nil {
-		if err == unix.EINTR {
-			return false, nil
-		}
-		return false, &Error{Op: "wait to receive", Interface: r.info.Interface, Err: err}
-	}
-	if r.poll[1].Revents == 0 {
-		return false, nil
-	}
-	// Resets the event, which is open as long as mu is held. It cannot fail in
-	// a way that matters.
-	_, _ = unix.Read(int(r.poll[1].Fd), r.count[:])
-	return true, nil
+	return false
 }
 
 // countDrops adds what the kernel has dropped since the last time. It is asked
@@ -211,40 +224,29 @@ func (r *UDPRx) release() {
 	r.batch = r.batch[:0]
 }
 
-// wakeValue is what is written to the event: not 0 in either byte order, and
-// less than the count that would block.
-var wakeValue = [8]byte{3: 1, 4: 1}
-
 // Wake implements Rx.
-func (r *UDPRx) Wake() {
-	r.wakeMu.Lock()
-	defer r.wakeMu.Unlock()
-	if r.event >= 0 {
-		_, _ = unix.Write(r.event, wakeValue[:]) // EAGAIN: it is set already
-	}
-}
+func (r *UDPRx) Wake() { r.waiter.wake() }
 
-// Close implements Rx. Its store to closed comes before its write to the event,
-// and pairs with the load in Receive after the wait that the event ends.
+// Close implements Rx. Its store to closed comes before it ends the wait, and pairs
+// with the load in Receive after that.
 func (r *UDPRx) Close() error {
 	if r.closed.Swap(true) {
 		return nil
 	}
-	r.Wake()
+	if r.waiter != nil {
+		r.waiter.wake()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.waiter != nil {
+		r.waiter.close()
+	}
 	var err error
 	if r.fd >= 0 {
 		if e := unix.Close(r.fd); e != nil {
 			err = &Error{Op: "close UDP receiver", Interface: r.info.Interface, Err: e}
 		}
 		r.fd = -1
-	}
-	r.wakeMu.Lock()
-	defer r.wakeMu.Unlock()
-	if r.event >= 0 {
-		unix.Close(r.event)
-		r.event = -1
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -103,5 +104,32 @@ func TestXDPOutdatedInStream(t *testing.T) {
 	<-stopped
 	if !errors.Is(err, ErrDeviceGone) || left != 0 {
 		t.Errorf("%v, with %d messages not delivered", err, left)
+	}
+}
+
+// TestXDPRxNaps has a receiver in midstream rest unseen by its sockets, and one that
+// got a few messages be woken by the next.
+func TestXDPRxNaps(t *testing.T) {
+	a, b := xsktest.VethPair(t)
+	cfg := XDPConfig{Group: group4, Port: port}
+	tx, rx := openXDPTx(t, a, cfg), openXDPRx(t, b, cfg)
+	for round := range 3 {
+		for _, c := range []struct {
+			messages int
+			naps     bool
+		}{{napAfter - 1, false}, {napAfter, true}, {5 * napAfter, true}, {1, false}} {
+			sendAll(t, tx, sequences(c.messages)...)
+			takeAll(t, rx, c.messages)
+			// As if nobody had waited meanwhile.
+			rx.waitedAt = rx.n.Messages - uint64(c.messages)
+			before := rx.n.Syscalls
+			woken, err := rx.wait(time.Now(), time.Nanosecond)
+			if woken || err != nil {
+				t.Fatalf("wait: %v, %v", woken, err)
+			}
+			if napped := rx.waiter.paused; napped != c.naps || napped != (rx.n.Syscalls > before) {
+				t.Errorf("round %d, after %d messages: nap %v, %d system calls", round, c.messages, napped, rx.n.Syscalls-before)
+			}
+		}
 	}
 }

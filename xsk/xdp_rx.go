@@ -37,8 +37,8 @@ type XDPRx struct {
 	batch     []Datagram
 	lent      []lentFrame
 	lastCheck time.Time
-	poll      []unix.PollFd // sockets, event
-	count     [8]byte       // what is read from the event
+	waiter    *waiter
+	collects  func() bool // collect, for the waiter
 	stats     unix.XDPStatistics
 	n         RxStats
 	countedAt uint64 // messages when drops were last counted
@@ -46,9 +46,6 @@ type XDPRx struct {
 	torn      bool   // Close has let the sockets go
 
 	closed atomic.Bool // set once by Close; Receive looks at it after each wait
-
-	wakeMu sync.Mutex // guards event against being closed while Wake writes to it
-	event  int        // eventfd, -1 when closed
 
 	pub shown[RxStats]
 }
@@ -91,11 +88,11 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 	r.release()
 	var start time.Time
 	for {
-		r.collect()
-		if len(r.batch) == 0 && r.cfg.BusyPoll.Time > 0 && r.busyPoll() {
-			r.collect()
+		got := r.collect()
+		if !got && r.cfg.BusyPoll.Time > 0 && r.busyPoll() {
+			got = r.collect()
 		}
-		if len(r.batch) > 0 {
+		if got {
 			if r.n.Messages-r.countedAt >= countEvery {
 				r.countDrops() // there may be no quiet moment for long
 				if err := r.lookAround(time.Now()); err != nil {
@@ -132,7 +129,7 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 				return nil, nil
 			}
 		}
-		woken, err := r.wait(left)
+		woken, err := r.wait(now, left)
 		switch {
 		case r.closed.Load():
 			return nil, ErrClosed
@@ -164,34 +161,30 @@ const (
 	napTime  = 20 * time.Microsecond // and what the kernel adds, some 50: PR_SET_TIMERSLACK
 )
 
-// wait waits until a socket has something, Wake or Close, or d is over. A
-// deleted device wakes nobody: d is never more than rxLiveness.
-func (r *XDPRx) wait(d time.Duration) (woken bool, err error) {
-	fds := r.poll
-	if r.n.Messages-r.waitedAt >= napAfter && r.cfg.BusyPoll.Time == 0 {
-		fds, d = fds[len(fds)-1:], min(d, napTime)
-	}
+// wait waits until the queues have something, which it collects, or Wake or Close,
+// or d is over. A deleted device wakes nobody: d is never more than rxLiveness.
+func (r *XDPRx) wait(now time.Time, d time.Duration) (woken bool, err error) {
+	inMidstream := r.n.Messages-r.waitedAt >= napAfter
 	r.waitedAt = r.n.Messages
 	r.n.Waits++
-	r.n.Syscalls++
 	r.publish()
-	ts := unix.NsecToTimespec(int64(d))
-	if _, err := ppoll(fds, &ts); err != nil {
-		if err == unix.EINTR {
-			return false, nil
-		}
-		return false, &Error{Op: "wait to receive", Interface: r.info.Interface, Err: err}
-	}
-	event := &r.poll[len(r.poll)-1]
-	if event.Revents == 0 {
+	if inMidstream && r.cfg.BusyPoll.Time == 0 {
+		r.waiter.pause()
+		r.n.Syscalls++
+		nap := unix.NsecToTimespec(int64(min(d, napTime)))
+		_, _ = ppoll(nil, &nap) // EINTR: no matter
 		return false, nil
 	}
-	_, _ = unix.Read(int(event.Fd), r.count[:]) // resets it; open as long as mu is held
-	return true, nil
+	_, woken, err = r.waiter.wait(now.Add(d), r.collects)
+	if err != nil {
+		err = &Error{Op: "wait to receive", Interface: r.info.Interface, Err: err}
+	}
+	return woken, err
 }
 
-// collect fills the batch from the queues, beginning with another one each time.
-func (r *XDPRx) collect() {
+// collect fills the batch from the queues, beginning with another one each time, and
+// reports whether there is something in it.
+func (r *XDPRx) collect() bool {
 	for i := range r.queues {
 		at := r.start + i
 		if at >= len(r.queues) {
@@ -224,6 +217,7 @@ func (r *XDPRx) collect() {
 	if r.start++; r.start >= len(r.queues) {
 		r.start = 0
 	}
+	return len(r.batch) > 0
 }
 
 // accept counts what was found out about a packet, and reports whether its
@@ -306,24 +300,23 @@ func (r *XDPRx) release() {
 }
 
 // Wake implements Rx.
-func (r *XDPRx) Wake() {
-	r.wakeMu.Lock()
-	defer r.wakeMu.Unlock()
-	if r.event >= 0 {
-		_, _ = unix.Write(r.event, wakeValue[:]) // EAGAIN: it is set already
-	}
-}
+func (r *XDPRx) Wake() { r.waiter.wake() }
 
-// Close implements Rx. Its store to closed comes before its write to the event,
-// and pairs with the load in Receive after the wait that the event ends. The
-// packet memory goes with the Release of the last batch, or at once.
+// Close implements Rx. Its store to closed comes before it ends the wait, and pairs
+// with the load in Receive after that. The packet memory goes with the Release of
+// the last batch, or at once.
 func (r *XDPRx) Close() error {
 	if r.closed.Swap(true) {
 		return nil
 	}
-	r.Wake()
+	if r.waiter != nil {
+		r.waiter.wake()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.waiter != nil {
+		r.waiter.close()
+	}
 	var first error
 	note := func(err error) {
 		if err != nil && first == nil {
@@ -355,12 +348,6 @@ func (r *XDPRx) Close() error {
 		r.member = -1
 	}
 	r.publish()
-	r.wakeMu.Lock()
-	defer r.wakeMu.Unlock()
-	if r.event >= 0 {
-		unix.Close(r.event)
-		r.event = -1
-	}
 	return first
 }
 

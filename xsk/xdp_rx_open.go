@@ -14,7 +14,7 @@ import (
 // ErrProgramBusy (*ForeignProgramError), ErrZeroCopy, ErrQueueBusy, ErrMemlock,
 // or something unforeseen.
 func OpenXDPRx(cfg XDPConfig) (_ *XDPRx, err error) {
-	r := &XDPRx{cfg: cfg, member: -1, event: -1}
+	r := &XDPRx{cfg: cfg, member: -1}
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -46,10 +46,6 @@ func OpenXDPRx(cfg XDPConfig) (_ *XDPRx, err error) {
 		first: uint16(c.Port), last: uint16(c.LastPort), vlan: c.VLAN}
 	if r.member, err = joinGroup(c, ifi); err != nil {
 		return nil, err
-	}
-	if r.event, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		r.event = -1
-		return nil, explain("make an eventfd", err)
 	}
 	if r.nl, err = newNlConn(unix.NETLINK_ROUTE); err != nil {
 		return nil, err
@@ -84,13 +80,17 @@ func OpenXDPRx(cfg XDPConfig) (_ *XDPRx, err error) {
 		Interface: ifi.Name, Index: ifi.Index, MTU: ifi.MTU, MaxPayload: c.MaxPayload,
 		Program: prog.Info(), FrameSize: c.FrameSize, Frames: c.RxFrames, ZeroCopy: true,
 	}
+	var sockets []int
 	for _, q := range r.queues {
 		r.info.Queues = append(r.info.Queues, q.Queue())
 		r.info.ZeroCopy = r.info.ZeroCopy && q.ZeroCopy()
-		r.poll = append(r.poll, unix.PollFd{Fd: int32(q.fd), Events: unix.POLLIN})
+		sockets = append(sockets, q.fd)
 	}
+	if r.waiter, err = newWaiterForAll(sockets); err != nil {
+		return nil, err
+	}
+	r.collects = r.collect
 	r.info.WhyCopy = whyCopy(c, facts, r.info.ZeroCopy, prog.info.Generic)
-	r.poll = append(r.poll, unix.PollFd{Fd: int32(r.event), Events: unix.POLLIN})
 	r.batch = make([]Datagram, 0, c.Batch)
 	r.lent = make([]lentFrame, 0, c.Batch)
 	r.lastCheck = time.Now()

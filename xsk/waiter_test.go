@@ -1,0 +1,151 @@
+package xsk
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pair is two ends of a datagram socket.
+func pair(t *testing.T) (near, far int) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+	})
+	return fds[0], fds[1]
+}
+
+func tell(t *testing.T, fd int) {
+	t.Helper()
+	if _, err := unix.Write(fd, []byte{1}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// heard reports whether any of the sockets had something.
+func heard(fds ...int) (had bool) {
+	var b [8]byte
+	for _, fd := range fds {
+		n, _ := unix.Read(fd, b[:])
+		had = had || n > 0
+	}
+	return had
+}
+
+// waiters are one of each kind, with the sockets that they watch and the far ends.
+func waiters(t *testing.T, run func(t *testing.T, w *waiter, near, far []int)) {
+	for name, n := range map[string]int{"one": 1, "all of one": -1, "all of three": 3} {
+		t.Run(name, func(t *testing.T) {
+			var near, far []int
+			for range max(n, 1) {
+				a, b := pair(t)
+				near, far = append(near, a), append(far, b)
+			}
+			var w *waiter
+			var err error
+			if n == 1 {
+				w, err = newWaiter(near[0])
+			} else {
+				w, err = newWaiterForAll(near)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer w.close()
+			run(t, w, near, far)
+		})
+	}
+}
+
+func TestWaiter(t *testing.T) {
+	waiters(t, func(t *testing.T, w *waiter, near, far []int) {
+		later := time.Now().Add(patience)
+		tries := 0
+		try := func() bool { tries++; return heard(near...) }
+		expect := func(step string, wantOK, wantWoken bool, end time.Time) {
+			t.Helper()
+			ok, woken, err := w.wait(end, try)
+			if ok != wantOK || woken != wantWoken || err != nil {
+				t.Fatalf("%s: %v, %v, %v; want %v, %v", step, ok, woken, err, wantOK, wantWoken)
+			}
+		}
+		last := far[len(far)-1]
+		tell(t, last)
+		expect("something is there", true, false, later)
+		expect("nothing comes", false, false, time.Now().Add(time.Millisecond))
+		tell(t, far[0])
+		expect("the time is over, but something is there", true, false, time.Now())
+		tries = 0
+		expect("the time is over", false, false, time.Now())
+		if tries == 0 {
+			t.Fatal("never tried")
+		}
+		w.wake()
+		w.wake()
+		expect("woken before", false, true, later)
+		tell(t, last)
+		expect("not woken any more", true, false, later)
+		w.pause()
+		tell(t, last)
+		expect("something came in the pause", true, false, later)
+
+		began := tries
+		go func() {
+			// The waiter is parked once it has tried and set its deadline; before
+			// that, this is the case above.
+			tell(t, last)
+		}()
+		expect("something comes", true, false, later)
+		if tries-began > 3 {
+			t.Errorf("%d tries for one event", tries-began)
+		}
+		go w.wake()
+		expect("woken", false, true, later)
+	})
+}
+
+// TestWaiterMissesNothing has messages and wakes come at any moment of a wait.
+func TestWaiterMissesNothing(t *testing.T) {
+	waiters(t, func(t *testing.T, w *waiter, near, far []int) {
+		const rounds = 2000
+		var wg sync.WaitGroup
+		turn := make(chan int)
+		wg.Go(func() {
+			for i := range turn {
+				if i%3 == 0 {
+					w.wake()
+				} else {
+					tell(t, far[i%len(far)])
+				}
+			}
+		})
+		for i := range rounds {
+			if i%5 == 0 {
+				w.pause()
+			}
+			turn <- i
+			ok, woken, err := w.wait(time.Now().Add(patience), func() bool { return heard(near...) })
+			if ok != (i%3 != 0) || woken != (i%3 == 0) || err != nil {
+				t.Fatalf("round %d: %v, %v, %v", i, ok, woken, err)
+			}
+		}
+		close(turn)
+		wg.Wait()
+	})
+}
+
+func TestWaiterNeedsSockets(t *testing.T) {
+	if _, err := newWaiter(-1); err == nil {
+		t.Error("no socket was accepted")
+	}
+	if _, err := newWaiterForAll([]int{-1}); err == nil {
+		t.Error("no sockets were accepted")
+	}
+}
