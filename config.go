@@ -172,6 +172,9 @@ type ReceiverConfig struct {
 	// delay. It takes a whole processor. Sockets of AF_XDP run the driver's polling
 	// loop then, which needs CAP_NET_ADMIN.
 	BusyPoll bool
+	// CPUs are the processors that Run is bound to, with a thread of its own; none:
+	// it runs where the scheduler puts it, on any thread.
+	CPUs []int
 	// Unicast accepts messages addressed to this host, beside those to Group or,
 	// if that is not set, in place of them.
 	Unicast bool

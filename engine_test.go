@@ -188,7 +188,8 @@ func TestIdleLoopSleeps(t *testing.T) {
 	for time.Since(busy) < 50*time.Millisecond {
 		runtime.Gosched() // leave it every chance to turn
 	}
-	if after := port().Turns; after != before {
+	// It says that it sleeps, then looks once more: that turn may still come.
+	if after := port().Turns; after > before+1 {
 		t.Errorf("%d turns while there was nothing to do", after-before)
 	}
 }

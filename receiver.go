@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ipvsync/ipvsync/encoder"
 	"github.com/ipvsync/ipvsync/xsk"
@@ -92,6 +95,9 @@ func (r *Receiver) Run(ctx context.Context) error {
 		r.rx.Wake()
 	})
 	defer stop()
+	if len(r.cfg.CPUs) > 0 {
+		defer r.bind()()
+	}
 	down := false
 	var end time.Time // when to stop, once ctx is done
 	for {
@@ -130,6 +136,29 @@ func (r *Receiver) Run(ctx context.Context) error {
 		}
 		if !end.IsZero() && (len(batch) == 0 || time.Now().After(end)) {
 			return nil
+		}
+	}
+}
+
+// bind gives the calling goroutine a thread of its own, on its processors, until the
+// function that it returns is called.
+func (r *Receiver) bind() (free func()) {
+	runtime.LockOSThread()
+	var was, set unix.CPUSet
+	for _, cpu := range r.cfg.CPUs {
+		set.Set(cpu)
+	}
+	err := unix.SchedGetaffinity(0, &was)
+	if err == nil {
+		err = unix.SchedSetaffinity(0, &set)
+	}
+	if err != nil {
+		r.cfg.Logger.Error("the receiver cannot be bound to its processors; it runs anywhere", "cpus", r.cfg.CPUs, "error", err)
+		return runtime.UnlockOSThread
+	}
+	return func() {
+		if unix.SchedSetaffinity(0, &was) == nil {
+			runtime.UnlockOSThread() // else the thread ends with the goroutine
 		}
 	}
 }

@@ -6,11 +6,14 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/ipvsync/ipvsync/encoder"
 	"github.com/ipvsync/ipvsync/xsk"
@@ -597,3 +600,52 @@ func (d *discard) Pending() int             { return 0 }
 func (d *discard) Wait(time.Duration) error { return nil }
 func (d *discard) Stats() xsk.TxStats       { return d.stats }
 func (d *discard) Close() error             { return nil }
+
+// A Receiver with CPUs of its own runs there, and gives the thread back as it was.
+func TestReceiverCPUs(t *testing.T) {
+	near, far := xsktest.VethPair(t)
+	affinity := func() (set unix.CPUSet) {
+		if err := unix.SchedGetaffinity(0, &set); err != nil {
+			t.Error(err)
+		}
+		return set
+	}
+	for _, mode := range []xsk.Mode{xsk.ModeUDP, xsk.ModeCopy} {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var there, want unix.CPUSet
+		want.Set(0)
+		var r *Receiver
+		if err := far.NS.Do(func() (err error) {
+			r, err = NewReceiver(ReceiverConfig{Link: Link{Interface: far.Name, Mode: mode}, CPUs: []int{0}}, func(*Message) {
+				there = affinity()
+				cancel()
+			})
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		ran := make(chan struct{})
+		go func() {
+			defer close(ran)
+			runtime.LockOSThread() // never unlocked
+			before := affinity()
+			if err := r.Run(ctx); err != nil {
+				t.Error(err)
+			}
+			if after := affinity(); after != before {
+				t.Errorf("%v: the thread may run on %v, before on %v", mode, after, before)
+			}
+		}()
+		s := send(t, near, SenderConfig{Link: Link{Mode: mode}})
+		c := flow(1, 1)
+		if err := s.Publish(&c); err != nil {
+			t.Fatal(err)
+		}
+		<-ran
+		r.Close()
+		if there != want {
+			t.Errorf("%v: the handler may run on %v, want %v", mode, there, want)
+		}
+	}
+}

@@ -81,6 +81,7 @@ func (cfg *ReceiverConfig) openRx() (xsk.Rx, xsk.Choice, error) {
 	c := cfg.xsk(cfg.BusyPoll)
 	c.LastPort = c.Port + cfg.Ports - 1
 	c.Unicast, c.Queues = cfg.Unicast, cfg.Queues
+	c.OwnThread = len(cfg.CPUs) > 0
 	if n := cfg.SocketBuffer; n > 0 {
 		c.RxFrames = frames(n)
 	} else {

@@ -231,7 +231,7 @@ func (p *path) readBatch() *counter {
 
 // udpReceiver is how a Receiver of the engine listens over UDP, with GRO.
 func udpReceiver(iface string) (xsk.Rx, error) {
-	return xsk.OpenUDPRx(xsk.UDPConfig{Interface: iface, Group: group, Port: port, RcvBuf: socketBuffer})
+	return xsk.OpenUDPRx(xsk.UDPConfig{Interface: iface, Group: group, Port: port, RcvBuf: socketBuffer, OwnThread: true})
 }
 
 // BenchmarkTxLibraries: the engine, from Shard.PublishBatch to the kernel, beside
@@ -243,8 +243,8 @@ func BenchmarkTxLibraries(b *testing.B) {
 		open transport
 		turn int
 	}{
-		{"AF_XDP", overXDP(xsk.ChecksumFull), txTurn},
-		{"GSO", overUDP(xsk.OffloadOn), 2 * txTurn},
+		{"AF_XDP", overXDP(xsk.ChecksumAuto), txTurn},
+		{"GSO", overUDP(xsk.OffloadOn), gsoTurn},
 	} {
 		for _, theirs := range []struct {
 			name string

@@ -81,6 +81,12 @@ type UDPConfig struct {
 	// have filled takes memory.
 	GRO Offload
 
+	// OwnThread is for a goroutine that is locked to its thread
+	// (runtime.LockOSThread), as one that is bound to a processor must be: Receive
+	// then waits in a system call. Otherwise it waits in Go's poller, which for
+	// messages that come one by one takes half of the CPU time. Receiver only.
+	OwnThread bool
+
 	// Lost is told each message that was committed and that no destination
 	// will get: given up by Flush, or still queued at Close. It is called
 	// from within those two; the message is lent for the call. Sender only.

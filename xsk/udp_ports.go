@@ -14,7 +14,8 @@ type udpRxPorts struct {
 	// holder.
 	mu        sync.Mutex
 	rx        []*UDPRx
-	waiter    *waiter
+	epoll     int // the sockets, by their places in rx; -1 when closed
+	waiter    waiter
 	orWait    func() bool // takeOrWait
 	ready     []unix.EpollEvent
 	has       []bool // by port, what ready said
@@ -34,7 +35,7 @@ func openUDPRx(cfg UDPConfig, last int) (_ Rx, err error) {
 	if last <= cfg.Port {
 		return rxOrNil(OpenUDPRx(cfg))
 	}
-	r := &udpRxPorts{lastCheck: time.Now()}
+	r := &udpRxPorts{lastCheck: time.Now(), epoll: -1}
 	defer func() {
 		if err != nil {
 			r.Close()
@@ -51,8 +52,11 @@ func openUDPRx(cfg UDPConfig, last int) (_ Rx, err error) {
 		r.rx = append(r.rx, rx)
 		sockets = append(sockets, rx.fd)
 	}
-	if r.waiter, err = newWaiterForAll(sockets); err != nil {
-		return nil, &Error{Op: opOpenRx, Interface: cfg.Interface, Err: err}
+	if r.epoll, err = newEpoll(sockets); err == nil {
+		r.waiter, err = newWaiter(cfg.OwnThread, false, r.epoll)
+	}
+	if err != nil {
+		return nil, &Error{Op: opOpenRx, Interface: cfg.Interface, Err: explain("watch the sockets", err)}
 	}
 	r.orWait = r.takeOrWait
 	r.ready = make([]unix.EpollEvent, len(sockets))
@@ -123,7 +127,7 @@ func (r *udpRxPorts) await(wait time.Duration, end time.Time) (took, woken bool,
 // cannot; false if none has.
 func (r *udpRxPorts) take() bool {
 	r.syscalls.Store(r.syscalls.Load() + 1)
-	n := epollReady(r.waiter.fd, r.ready)
+	n := epollReady(r.epoll, r.ready)
 	if n == 0 {
 		return false
 	}
@@ -190,6 +194,10 @@ func (r *udpRxPorts) Close() error {
 	defer r.mu.Unlock()
 	if r.waiter != nil {
 		r.waiter.close()
+	}
+	if r.epoll >= 0 {
+		unix.Close(r.epoll)
+		r.epoll = -1
 	}
 	var first error
 	for _, rx := range r.rx {

@@ -26,7 +26,7 @@ type UDPRx struct {
 	batch     []Datagram
 	failed    error // of the last take
 	lastCheck time.Time
-	waiter    *waiter     // nil of one among several ports
+	waiter    waiter      // nil of one among several ports
 	orWait    func() bool // takeOrWait
 	mem       [unix.SK_MEMINFO_VARS]uint32
 	memLen    uint32
@@ -54,7 +54,7 @@ func OpenUDPRx(cfg UDPConfig) (*UDPRx, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.waiter, err = newWaiter(r.fd); err != nil {
+	if r.waiter, err = newWaiter(cfg.OwnThread, false, r.fd); err != nil {
 		r.Close()
 		return nil, &Error{Op: opOpenRx, Interface: cfg.Interface, Err: err}
 	}

@@ -1,162 +1,40 @@
 package xsk
 
-import (
-	"errors"
-	"os"
-	"sync/atomic"
-	"syscall"
-	"time"
+import "time"
 
-	"golang.org/x/sys/unix"
-)
+// A waiter lets one goroutine wait for sockets, which stay with its maker and are
+// closed after it.
+type waiter interface {
+	// wait calls try until that is ok: at once, and whenever a socket may have
+	// something. It ends before that at the time end, and by wake. One goroutine may
+	// wait at a time.
+	wait(end time.Time, try func() bool) (ok, woken bool, err error)
 
-// waiter lets one goroutine wait for sockets in Go's own poller. A system call
-// that waits, such as ppoll, takes a processor of the scheduler along; the runtime
-// then has a thread look out for it, take the processor away and give it back,
-// which costs several times what receiving a lone message does.
-type waiter struct {
-	file *os.File // of one socket a duplicate, of several an epoll instance
-	fd   int      // of file; valid until close
+	// wake ends the wait under way, or the next one. Safe from any goroutine, also
+	// after close.
+	wake()
 
-	sockets []int // in the epoll instance, unless it is paused
-	paused  bool
+	// pause is called by a goroutine that rests otherwise until its next wait.
+	pause()
 
-	conn syscall.RawConn
-	try  func() bool // of the wait under way
-	each func(uintptr) bool
-	end  time.Time // of the wait under way
-	set  time.Time // the deadline that file has; zero: unknown
-
-	called atomic.Bool // by wake; withdrawn by wait
-
-	// Of the wait under way.
-	woken bool // it saw wake
-	tried bool // it called try
-	ok    bool // and this is what try returned
+	// close may be called when nobody waits.
+	close()
 }
 
-// newWaiter makes a waiter for one socket. It stays with the caller, as do those of
-// the next: close the waiter before them.
-func newWaiter(socket int) (*waiter, error) {
-	fd, err := unix.FcntlInt(uintptr(socket), unix.F_DUPFD_CLOEXEC, 0)
-	return newWaiterOf(fd, err)
-}
-
-// newWaiterForAll makes a waiter for any number of sockets, which can pause.
-func newWaiterForAll(sockets []int) (*waiter, error) {
-	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	w, err := newWaiterOf(fd, err)
+// newWaiter makes a waiter for a goroutine with a thread of its own, or without.
+func newWaiter(ownThread, pauses bool, sockets ...int) (waiter, error) {
+	var w waiter
+	var err error
+	switch {
+	case ownThread:
+		w, err = newThreadWaiter(sockets)
+	case pauses || len(sockets) != 1:
+		w, err = pollAll(sockets)
+	default:
+		w, err = pollOne(sockets[0])
+	}
 	if err != nil {
 		return nil, err
 	}
-	w.sockets, w.paused = sockets, true
-	if err := w.resume(); err != nil {
-		w.close()
-		return nil, explain("watch the sockets", err)
-	}
 	return w, nil
 }
-
-// newWaiterOf takes over fd.
-func newWaiterOf(fd int, err error) (*waiter, error) {
-	if err != nil {
-		return nil, explain("watch the sockets", err)
-	}
-	if err := unix.SetNonblock(fd, true); err != nil { // or os.NewFile would not poll it
-		unix.Close(fd)
-		return nil, explain("watch the sockets", err)
-	}
-	w := &waiter{file: os.NewFile(uintptr(fd), "sockets"), fd: fd}
-	if err = w.file.SetReadDeadline(time.Time{}); err == nil { // an error: not in the poller
-		w.conn, err = w.file.SyscallConn()
-	}
-	if err != nil {
-		w.close()
-		return nil, explain("watch the sockets", err)
-	}
-	w.each = w.look
-	return w, nil
-}
-
-// pause takes the sockets out of the poller until the next wait, for a goroutine
-// that rests otherwise: there, each packet would wake some thread that has nothing
-// to do, at the cost of whoever delivers it.
-func (w *waiter) pause() {
-	if !w.paused {
-		w.paused = true
-		for _, s := range w.sockets {
-			_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_DEL, s, nil) // it is there
-		}
-	}
-}
-
-func (w *waiter) resume() error {
-	if !w.paused {
-		return nil
-	}
-	for i, s := range w.sockets {
-		if err := unix.EpollCtl(w.fd, unix.EPOLL_CTL_ADD, s, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}); err != nil {
-			return err
-		}
-	}
-	w.paused = false
-	return nil
-}
-
-// wait calls try until that is ok: at once, and whenever a socket may have
-// something. It ends before that at the time end, and by wake. One goroutine may
-// wait at a time.
-func (w *waiter) wait(end time.Time, try func() bool) (ok, woken bool, err error) {
-	if err := w.resume(); err != nil {
-		return false, false, err
-	}
-	w.try, w.end, w.tried, w.ok, w.woken = try, end, false, false, false
-	for {
-		err = w.conn.Read(w.each)
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return w.ok, w.woken, err
-		}
-		// The time is over, or wake has made it so, perhaps for a wait before this.
-		w.set = time.Time{}
-		if err = w.file.SetReadDeadline(time.Time{}); err != nil {
-			return false, false, err
-		}
-		if w.called.Swap(false) {
-			return false, true, nil
-		}
-		if w.tried && !time.Now().Before(end) {
-			return false, false, nil
-		}
-	}
-}
-
-// look is called by the poller, after it has forgotten the events before. When it
-// returns false, the goroutine is parked.
-func (w *waiter) look(uintptr) bool {
-	w.tried = true
-	if w.ok = w.try(); w.ok {
-		return true
-	}
-	if !w.set.Equal(w.end) {
-		if w.file.SetReadDeadline(w.end) != nil {
-			return true // closed
-		}
-		w.set = w.end
-	}
-	// A wake that this does not see has yet to set its deadline, after the one above.
-	w.woken = w.called.Swap(false)
-	return w.woken
-}
-
-// longAgo is a deadline that is over.
-var longAgo = time.Unix(1, 0)
-
-// wake ends the wait under way, or the next one. Safe from any goroutine, also
-// after close.
-func (w *waiter) wake() {
-	w.called.Store(true)
-	_ = w.file.SetReadDeadline(longAgo) // an error: closed, and nobody waits
-}
-
-// close may be called when nobody waits.
-func (w *waiter) close() { w.file.Close() }

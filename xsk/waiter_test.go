@@ -40,21 +40,25 @@ func heard(fds ...int) (had bool) {
 }
 
 // waiters are one of each kind, with the sockets that they watch and the far ends.
-func waiters(t *testing.T, run func(t *testing.T, w *waiter, near, far []int)) {
-	for name, n := range map[string]int{"one": 1, "all of one": -1, "all of three": 3} {
-		t.Run(name, func(t *testing.T) {
+func waiters(t *testing.T, run func(t *testing.T, w waiter, near, far []int)) {
+	for _, c := range []struct {
+		name              string
+		ownThread, pauses bool
+		sockets           int
+	}{
+		{"poller", false, false, 1},
+		{"poller that pauses", false, true, 1},
+		{"poller of three", false, true, 3},
+		{"thread", true, false, 1},
+		{"thread of three", true, true, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			var near, far []int
-			for range max(n, 1) {
+			for range c.sockets {
 				a, b := pair(t)
 				near, far = append(near, a), append(far, b)
 			}
-			var w *waiter
-			var err error
-			if n == 1 {
-				w, err = newWaiter(near[0])
-			} else {
-				w, err = newWaiterForAll(near)
-			}
+			w, err := newWaiter(c.ownThread, c.pauses, near...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -65,7 +69,7 @@ func waiters(t *testing.T, run func(t *testing.T, w *waiter, near, far []int)) {
 }
 
 func TestWaiter(t *testing.T) {
-	waiters(t, func(t *testing.T, w *waiter, near, far []int) {
+	waiters(t, func(t *testing.T, w waiter, near, far []int) {
 		later := time.Now().Add(patience)
 		tries := 0
 		try := func() bool { tries++; return heard(near...) }
@@ -113,7 +117,7 @@ func TestWaiter(t *testing.T) {
 
 // TestWaiterMissesNothing has messages and wakes come at any moment of a wait.
 func TestWaiterMissesNothing(t *testing.T) {
-	waiters(t, func(t *testing.T, w *waiter, near, far []int) {
+	waiters(t, func(t *testing.T, w waiter, near, far []int) {
 		const rounds = 2000
 		var wg sync.WaitGroup
 		turn := make(chan int)
@@ -142,10 +146,9 @@ func TestWaiterMissesNothing(t *testing.T) {
 }
 
 func TestWaiterNeedsSockets(t *testing.T) {
-	if _, err := newWaiter(-1); err == nil {
-		t.Error("no socket was accepted")
-	}
-	if _, err := newWaiterForAll([]int{-1}); err == nil {
-		t.Error("no sockets were accepted")
+	for _, pauses := range []bool{false, true} {
+		if _, err := newWaiter(false, pauses, -1); err == nil {
+			t.Errorf("no socket was accepted, pauses %v", pauses)
+		}
 	}
 }

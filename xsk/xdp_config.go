@@ -80,6 +80,9 @@ type XDPConfig struct {
 
 	BusyPoll BusyPoll
 
+	// OwnThread: see UDPConfig. Receiver only.
+	OwnThread bool
+
 	Checksum UDPChecksum // of a sender's packets; those of IPv6 always have one
 
 	// Program is used instead of one of the receiver's own, and stays open.
@@ -182,7 +185,7 @@ func (c *XDPConfig) check(sender bool) error {
 func (c *XDPConfig) udp() UDPConfig {
 	return UDPConfig{
 		Interface: c.Interface, Group: c.Group, Port: c.Port, Peers: c.Peers, TTL: c.TTL,
-		Local: c.Local, Unicast: c.Unicast, MaxPayload: c.MaxPayload, Batch: c.Batch,
+		Local: c.Local, Unicast: c.Unicast, MaxPayload: c.MaxPayload, Batch: c.Batch, OwnThread: c.OwnThread,
 	}
 }
 

@@ -127,7 +127,7 @@ func TestXDPRxNaps(t *testing.T) {
 			if woken || err != nil {
 				t.Fatalf("wait: %v, %v", woken, err)
 			}
-			if napped := rx.waiter.paused; napped != c.naps || napped != (rx.n.Syscalls > before) {
+			if napped := rx.waiter.(*pollWaiter).paused; napped != c.naps || napped != (rx.n.Syscalls > before) {
 				t.Errorf("round %d, after %d messages: nap %v, %d system calls", round, c.messages, napped, rx.n.Syscalls-before)
 			}
 		}

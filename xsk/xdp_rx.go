@@ -37,7 +37,7 @@ type XDPRx struct {
 	batch     []Datagram
 	lent      []lentFrame
 	lastCheck time.Time
-	waiter    *waiter
+	waiter    waiter
 	collects  func() bool // collect, for the waiter
 	stats     unix.XDPStatistics
 	n         RxStats

@@ -86,7 +86,7 @@ func OpenXDPRx(cfg XDPConfig) (_ *XDPRx, err error) {
 		r.info.ZeroCopy = r.info.ZeroCopy && q.ZeroCopy()
 		sockets = append(sockets, q.fd)
 	}
-	if r.waiter, err = newWaiterForAll(sockets); err != nil {
+	if r.waiter, err = newWaiter(c.OwnThread, true, sockets...); err != nil {
 		return nil, err
 	}
 	r.collects = r.collect
