@@ -7,17 +7,19 @@
 //
 // # Rules
 //
-// A benchmark here is a duel: two sides send by turns, some milliseconds each,
-// so that a noisy machine disturbs both alike. One operation is one round, a
-// turn of either. Reported are medians over all rounds of a run:
+// A benchmark here is a duel: two sides work by turns, some tenths of a second each,
+// so that a noisy machine disturbs both alike, and little of what one side leaves to
+// be done falls to the other. One operation is one round, a turn of either. Reported
+// are sums over all rounds of a run:
 //
 //	x                 rate of ours by rate of the opponent's: what to look at
 //	Mrec/s, Mpps      records, messages a second that arrived at the far end
 //	lost-%            messages sent that did not
 //	cpu-ns/rec        CPU time of the whole process for each record, all threads
+//	allocs/msg        allocations for each message
 //	opponent-…        the same of the opponent
-//	others-cpu-%      of one processor that others used meanwhile: above a few
-//	                  percent, do it again
+//	others-cpu-%      of one processor that others used meanwhile, sampled: above
+//	                  ten percent, do it again
 //
 // A rate counts what arrived, never what was sent. Arrivals are counted by the
 // interface of the far end or, where a receiver is part of the work, by its
@@ -34,7 +36,8 @@
 // (cpupower frequency-set -g performance).
 //
 // What sends runs on processor 0, what receives on processor 1; the engine's
-// producer is on processor 1 as well. GOMAXPROCS is raised to 4 on a smaller machine. There a thread that sleeps in
-// a system call keeps one of the few places where goroutines run, which with
-// both ends in one process, as nowhere else, leaves a third party waiting.
+// producer is on processor 1 as well, unless a benchmark says otherwise. GOMAXPROCS is
+// raised to 4 on a smaller machine. There a thread that sleeps in a system call keeps
+// one of the few places where goroutines run, which with both ends in one process, as
+// nowhere else, leaves a third party waiting.
 package bench

@@ -25,12 +25,12 @@ type side struct {
 	ended func() time.Time
 }
 
-// tally is what one turn of a side came to.
+// tally is what turns of a side came to.
 type tally struct {
-	took    time.Duration
-	cpu     time.Duration // of the process
-	arrived float64       // messages
-	mallocs uint64
+	took          time.Duration
+	cpu           time.Duration // of the process
+	sent, arrived float64       // messages
+	mallocs       uint64
 }
 
 // turn has s send n messages.
@@ -47,7 +47,7 @@ func (s *side) turn(b *testing.B, n int) (t tally) {
 		}
 		runtime.ReadMemStats(&after)
 	})
-	t.arrived = float64(s.arrived() - arrived)
+	t.sent, t.arrived = float64(n), float64(s.arrived()-arrived)
 	t.mallocs = after.Mallocs - before.Mallocs
 	return t
 }
@@ -87,8 +87,9 @@ func cpuTime() time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// othersTime is the CPU time that anybody but this process has used, in and
-// outside of this machine: /proc/stat, in hundredths of a second.
+// othersTime is the CPU time that anybody but this process has used, in and outside
+// of this machine: /proc/stat, in hundredths of a second and sampled, so that it is
+// right to some percent of a second only.
 func othersTime(b *testing.B) time.Duration {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -111,48 +112,44 @@ func duel(b *testing.B, n int, ours, theirs side) {
 		b.Fatal("a side without work")
 	}
 	sides := [2]*side{&ours, &theirs}
-	var tallies [2][]tally
+	var sums [2]tally
 	for _, s := range sides {
-		s.turn(b, n) // caches, neighbours, lazily made buffers
+		s.turn(b, n/10+1) // caches, neighbours, lazily made buffers
 	}
 	others, began := othersTime(b), time.Now()
 	for round := 0; b.Loop(); round++ {
 		for i := range sides {
 			i ^= round & 1 // neither is always first
-			tallies[i] = append(tallies[i], sides[i].turn(b, n))
+			sums[i].add(sides[i].turn(b, n))
 		}
 	}
 	b.ReportMetric(100*(othersTime(b)-others).Seconds()/time.Since(began).Seconds(), "others-cpu-%")
 	b.ReportMetric(0, "ns/op") // of no meaning
-	report(b, n, "", tallies[0])
-	report(b, n, "opponent-", tallies[1])
-	b.ReportMetric(median(tallies[0], func(i int) float64 {
-		return tallies[0][i].rate() / tallies[1][i].rate()
-	}), "x")
-	for i, prefix := range [2]string{"", "opponent-"} {
-		mallocs := uint64(0)
-		for _, t := range tallies[i] {
-			mallocs += t.mallocs
-		}
-		b.ReportMetric(float64(mallocs)/float64(n*len(tallies[i])), prefix+"allocs/msg")
-	}
+	sums[0].report(b, "")
+	sums[1].report(b, "opponent-")
+	b.ReportMetric(sums[0].rate()/sums[1].rate(), "x")
+}
+
+func (t *tally) add(o tally) {
+	t.sent += o.sent
+	t.arrived += o.arrived
+	t.took += o.took
+	t.cpu += o.cpu
+	t.mallocs += o.mallocs
 }
 
 // rate is messages a second.
 func (t *tally) rate() float64 { return t.arrived / t.took.Seconds() }
 
-// report prints the medians of one side.
-func report(b *testing.B, n int, prefix string, ts []tally) {
-	rate := median(ts, func(i int) float64 { return ts[i].rate() / 1e6 })
-	b.ReportMetric(rate*recordsPerMessage, prefix+"Mrec/s")
-	b.ReportMetric(rate, prefix+"Mpps")
-	var lost, cpu float64
-	for _, t := range ts { // the sum: a median would hide a rare loss
-		lost += 100 * (float64(n) - t.arrived) / float64(n*len(ts))
+func (t *tally) report(b *testing.B, prefix string) {
+	if float64(t.cpu) > float64(t.took)*float64(runtime.NumCPU())*1.1 {
+		b.Errorf("%v of CPU time in %v on %d processors: the measuring is wrong", t.cpu, t.took, runtime.NumCPU())
 	}
-	cpu = median(ts, func(i int) float64 { return float64(ts[i].cpu.Nanoseconds()) / float64(n*recordsPerMessage) })
-	b.ReportMetric(lost, prefix+"lost-%")
-	b.ReportMetric(cpu, prefix+"cpu-ns/rec")
+	b.ReportMetric(t.rate()*recordsPerMessage/1e6, prefix+"Mrec/s")
+	b.ReportMetric(t.rate()/1e6, prefix+"Mpps")
+	b.ReportMetric(100*(t.sent-t.arrived)/t.sent, prefix+"lost-%")
+	b.ReportMetric(float64(t.cpu.Nanoseconds())/(t.sent*recordsPerMessage), prefix+"cpu-ns/rec")
+	b.ReportMetric(float64(t.mallocs)/t.sent, prefix+"allocs/msg")
 }
 
 // median of f over the indices of ts.

@@ -276,7 +276,7 @@ func TestEncodings(t *testing.T) {
 	}
 }
 
-const encodeTurn = 5_000
+const encodeTurn = 50_000
 
 // BenchmarkEncode: connections into a message of 40 records, in memory.
 func BenchmarkEncode(b *testing.B) {

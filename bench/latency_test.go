@@ -57,12 +57,12 @@ func newHistogram() *hdrhistogram.Histogram {
 }
 
 // newLink opens both ends as a user would, by mode.
-func newLink(b *testing.B, mode xsk.Mode, flush time.Duration, busyPoll bool, buffer int) *link {
+func newLink(b *testing.B, mode xsk.Mode, flush time.Duration, busyPoll bool) *link {
 	l := &link{p: newPath(b), clock: time.Now(), latency: newHistogram(), late: newHistogram()}
 	var r *ipvsync.Receiver
 	l.p.in(l.p.far, func() (err error) {
 		r, err = ipvsync.NewReceiver(ipvsync.ReceiverConfig{
-			Link: ipvsync.Link{Interface: l.p.far.Name, Mode: mode, SocketBuffer: buffer}, BusyPoll: busyPoll,
+			Link: ipvsync.Link{Interface: l.p.far.Name, Mode: mode}, BusyPoll: busyPoll,
 		}, l.handle)
 		return err
 	})
@@ -199,28 +199,23 @@ func sleepUntil(t time.Time) {
 }
 
 // BenchmarkLatency: by mode, by settings and by load, in parts of the most that
-// arrived of a flood in the same run.
+// arrived of a flood with default settings in the same run.
 func BenchmarkLatency(b *testing.B) {
 	for _, mode := range []xsk.Mode{xsk.ModeCopy, xsk.ModeUDPGSO} {
+		var most float64 // with default settings: the same rates for all
 		for _, s := range []struct {
 			name     string
 			flush    time.Duration
 			busyPoll bool
-			buffer   int // of the Receiver's socket
 		}{
-			{"default", 0, false, 0},
-			{"16 MiB buffer", 0, false, socketBuffer},
-			{"immediately", ipvsync.Immediately, false, 0},
-			{"immediately and BusyPoll", ipvsync.Immediately, true, 0},
+			{"default", 0, false},
+			{"immediately", ipvsync.Immediately, false},
+			{"immediately and BusyPoll", ipvsync.Immediately, true},
 		} {
-			if mode == xsk.ModeCopy && s.buffer > 0 {
-				continue // its default is larger than that of a UDP socket
-			}
-			var most float64
 			for _, percent := range []int{1, 50, 90} {
 				b.Run(fmt.Sprintf("%v, %s, %d %%", mode, s.name, percent), func(b *testing.B) {
 					needProcessors(b)
-					l := newLink(b, mode, s.flush, s.busyPoll, s.buffer)
+					l := newLink(b, mode, s.flush, s.busyPoll)
 					l.flood(500)
 					if most == 0 {
 						var floods []float64

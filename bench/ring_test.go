@@ -19,7 +19,7 @@ const (
 	queueBytes = 1 << 20 // of our rings
 	queueLen   = queueBytes / 64
 	queueBatch = recordsPerMessage // a turn is a multiple of it
-	queueTurn  = 5_000             // batches: 200 000 records
+	queueTurn  = 50_000            // batches: 2 million records
 )
 
 // queue is one way to hand records from goroutines to another. put and get begin
