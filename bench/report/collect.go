@@ -24,6 +24,14 @@ var suites = []suite{
 	{"bench", "./bench", "", func(c *collector) []string {
 		return []string{"-short", "-bench", ".", "-benchtime", c.benchtime, "-count", fmt.Sprint(c.count), "-timeout", "60m"}
 	}},
+	{"engine", ".", "", func(c *collector) []string {
+		return []string{"-short", "-bench", "^Benchmark(Publish|PublishFromTwo|Loop|LoopTransports|Engine|Age|Idle)$",
+			"-benchtime", c.benchtime, "-count", fmt.Sprint(c.count)}
+	}},
+	// Ten million flows take long to fill in.
+	{"table", ".", "", func(c *collector) []string {
+		return []string{"-bench", "^BenchmarkTable(Apply|Lookup|Add|GC)$", "-benchtime", c.benchtime, "-count", "3", "-timeout", "60m"}
+	}},
 	// Each repetition boots a machine of its own; a step of the rate is an operation.
 	{"kernel", "./bench", "", func(c *collector) []string {
 		return []string{"-bench", "^BenchmarkKernel", "-benchtime", "1x", "-count", "3", "-timeout", "60m"}

@@ -41,9 +41,9 @@ func page(res *results, plots string) string {
 	fmt.Fprintf(&b, "## Measured\n\n%s; %s processors; kernel %s; %s; revision %s; %s.\n\n",
 		f["cpu"], f["processors"], f["kernel"], f["go"], f["revision"], f["date"])
 	fmt.Fprintf(&b, "Medians of the repetitions, with the least and the most in brackets. The two sides of a duel take turns of some\n"+
-		"milliseconds, so that a disturbance meets both. *Ratio* is what to look at: above 1 ours is faster, and a row in\n"+
+		"tenths of a second, so that a disturbance meets both. *Ratio* is what to look at: above 1 ours is faster, and a row in\n"+
 		"which we lose has its ratio in bold. *Lost* is of what was sent; *CPU* is that of the whole process, both ends and\n"+
-		"the kernel's work for it, for each record.\n\n```\n%s\n```\n\n", strings.Join(res.commands, "\n"))
+		"the kernel's work for it, for each record. Where times are compared, below 1 is faster.\n\n```\n%s\n```\n\n", strings.Join(res.commands, "\n"))
 	done := map[string]bool{}
 	for _, s := range sections {
 		if rows := res.of(s.bench); len(rows) > 0 {

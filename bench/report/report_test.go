@@ -206,3 +206,34 @@ func TestProfile(t *testing.T) {
 		}
 	}
 }
+
+func TestBaselines(t *testing.T) {
+	of := func(name string, ns ...float64) *row {
+		r := newRow("TableApply", name)
+		r.values["ns/op"] = ns
+		return r
+	}
+	rows := []*row{of("1M/table", 80, 90, 70), of("1M/map", 800), of("10M/table", 100), of("10M/map", 1000), of("other", 5)}
+	for i, want := range []string{"0.100", "", "0.100", "", ""} {
+		if got := against(rows, rows[i], "map"); got != want {
+			t.Errorf("%s: %q, want %q", rows[i].name, got, want)
+		}
+	}
+	table := plainTable(rows, []string{"ns/op"}, []string{"map"})
+	if !strings.Contains(table, "| time by that of *map* |") || !strings.Contains(table, "| 1M/table | 80.0 (70.0–90.0) | 0.100 |") {
+		t.Error(table)
+	}
+}
+
+func TestLost(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   string
+	}{{nil, "0"}, {[]float64{0, 0}, "0"}, {[]float64{0, 5, 0}, "0 %, at worst 5.00 %"}, {[]float64{2}, "2.00 %"}} {
+		r := newRow("XDPRx", "x")
+		r.values["lost-%"] = c.values
+		if got := lost(r, "lost-%"); got != c.want {
+			t.Errorf("%v: %q, want %q", c.values, got, c.want)
+		}
+	}
+}

@@ -15,24 +15,48 @@ type section struct {
 	text  string
 	plots []string // names of files; duels have one of their own
 	units []string // columns and their order; none: all that there are
+
+	// Rows that others are measured against, with a column for each: the time of the
+	// row by that of the baseline, which is the row of this name, or of this name
+	// behind the same group ("1M/map").
+	baselines []string
 }
 
 var sections = []section{
-	{bench: "XDPTx", title: "Sending by AF_XDP, copy mode", text: "From `Shard.PublishBatch` to the far end of a veth pair, against bare loops, which encode nothing, and other libraries."},
-	{bench: "GSOTx", title: "Sending by UDP with GSO", text: "A veth pair never cuts trains apart, so this is the kernel's cost without a NIC's."},
-	{bench: "TxLibraries", title: "Sending, beside Go's own ways", text: "`net.UDPConn` a message, and the batches of golang.org/x/net (sendmmsg, 64)."},
-	{bench: "XDPRx", title: "Receiving by AF_XDP, copy mode", text: "Up to the handler, which looks at each connection, from a flood of a bare sender."},
-	{bench: "RxLibraries", title: "Receiving, beside Go's own ways", text: "The same, against sockets read by Go's libraries and decoded by ours."},
-	{bench: "BothEnds", title: "From published records to the handler", text: "Both ends on one machine."},
+	{bench: "Publish", title: "Publishing", text: "One goroutine hands updates of IPv4 connections to a ring that has room.",
+		units: []string{"ns/op"}, baselines: []string{"opponent: copy 36 bytes twice", "opponent: channel"}},
+	{bench: "PublishFromTwo", title: "Publishing from two goroutines", text: "`Sender.Publish` may be called by anybody; one loop gathers. Time of one update, both goroutines at work.",
+		units: []string{"ns/op"}, baselines: []string{"opponent: mutex and slice", "opponent: channel"}},
 	{bench: "Queue", title: "Queues", text: "Records of 36 bytes from one goroutine to another (SPSC), or from two to one (MPSC), copied in and out. " +
-		"[xsync](https://github.com/puzpuzpuz/xsync) is a well-kept library, one record a call. *SPSC* hands over up to 40 records by one publish."},
-	{bench: "Encode", title: "Encoding", text: "40 connections into one message, in memory."},
+		"[xsync](https://github.com/puzpuzpuz/xsync) is a well-kept library, one record a call. *SPSC* hands over up to 40 records by one publish. " +
+		"*Slots* is a ring of fixed slots in 50 lines of plain Go."},
+	{bench: "Loop", title: "From a ring to a message", text: "The transmit loop alone, one record.", units: []string{"ns/op"}, baselines: []string{"opponent: copy 36 bytes"}},
+	{bench: "LoopTransports", title: "From filled rings to the network, one processor", text: "The transmit loop and the kernel, a message of 40 records, without a producer; *bare* is a loop that sends the same frames over and over.",
+		units: []string{"ns/msg", "bare-ns/msg", "x"}},
+	{bench: "Engine", title: "The engine without a network", text: "One producer, its ring, the loop, and a transport that discards. *full* is how often the producer found the ring full.",
+		units: []string{"M/s", "full/op"}},
+	{bench: "XDPTx", title: "Sending by AF_XDP, copy mode", text: "From `Shard.PublishBatch` to the far end of a veth pair. The bare loop sends the same frames over and over, and so do *prefilled* opponents; *encoding* ones encode each record."},
+	{bench: "GSOTx", title: "Sending by UDP with GSO", text: "A veth pair never cuts trains apart, so this is the kernel's cost without a NIC's."},
+	{bench: "TxLibraries", title: "Sending, beside Go's own ways", text: "`net.UDPConn` a message, the same with `UDP_SEGMENT` (GSO) for 44 messages a `Write`, and the batches of golang.org/x/net (sendmmsg, 64). *Encoding* opponents make the records in the goroutine that sends, so they have no ring and no second processor."},
+	{bench: "XDPRx", title: "Receiving by AF_XDP, copy mode", text: "Up to the handler, which looks at each connection, from a flood of a bare sender; the bare loop receives and releases."},
+	{bench: "RxLibraries", title: "Receiving, beside Go's own ways", text: "The same, against sockets read by Go's libraries and decoded by our decoder. x/net allocates twice a message."},
+	{bench: "BothEnds", title: "From published records to the handler", text: "Both ends on one machine of two processors. The engine has a thread more than its opponents, the producer, which shares a processor with the sender or with the receiver."},
+	{bench: "Encode", title: "Encoding", text: "40 connections into one message, in memory. *Binary* is encoding/binary."},
 	{bench: "Decode", title: "Decoding", text: "A message of 40 records. Only ours takes a Linux backup's decision on each record."},
-	{bench: "Latency", title: "Latency", text: "From the moment an update is due to be published until the handler has it, at parts of the most that arrived of a flood in the same run. " +
+	{bench: "Latency", title: "Latency", text: "From the moment an update is due to be published until the handler has it, at parts of the most that arrived of a flood with default settings. " +
 		"*immediately* is `FlushInterval: Immediately`. Bursts every 100 µs. *Late* is the publisher's own lateness, which is part of the figures: on fewer than four processors, BusyPoll at " +
-		"both ends leaves none for it, and its tail is the scheduler's.",
+		"both ends leaves none for it, and its tail is the scheduler's. What was lost has no latency, so a row with losses looks better than it is.",
 		plots: []string{"latency-1", "latency-50", "latency-90"},
 		units: []string{"Mrec/s", "p50-µs", "p99-µs", "p99.9-µs", "max-µs", "late-p99-µs", "lost-%", "cpu-ns/rec"}},
+	{bench: "Age", title: "How long an update waits until its message is sealed", text: "", units: []string{"p50-µs", "p99-µs", "max-µs"}},
+	{bench: "Idle", title: "A sender without work", text: "", units: []string{"CPU-µs/s"}},
+	{bench: "TableApply", title: "The table: refreshes", text: "In random order, 40 records a message. *map* has `Conn` and `Endpoint` as they are, for both families; *IPv4 map* key and entry packed by hand, and pointers to entries; " +
+		"*of values* none. None of these ends an entry when its time is over, or can be read meanwhile. *making* is making the records, which is part of all.",
+		units: []string{"ns/op", "B/flow"}, baselines: []string{"map", "IPv4 map of values"}},
+	{bench: "TableAdd", title: "The table: new connections", text: "Three millions of them.", units: []string{"ns/op"}, baselines: []string{"table"}},
+	{bench: "TableLookup", title: "The table: lookups", text: "A million flows, two readers, with or without a writer that refreshes as fast as it can, on two processors.",
+		units: []string{"ns/op", "updates/lookup"}},
+	{bench: "TableGC", title: "The table: garbage collection", text: "A collection with ten million flows in memory.", units: []string{"cpu-ns/op", "pause-ns/op"}, baselines: nil},
 	{bench: "ScaleFlows", title: "Cost against flows", text: "`Table.Apply`, refreshes in random order, beside a Go map that knows no rules and has no readers.",
 		plots: []string{"flows"}, units: []string{"ns/rec", "cpu-ns/rec", "B/flow", "lost-%"}},
 	{bench: "ScaleShards", title: "Cost against shards", text: "One publisher, one loop, no network. Each shard has two rings of 1 MiB, of which memory is taken when they fill.",
@@ -40,9 +64,9 @@ var sections = []section{
 	{bench: "ScalePorts", title: "Cost against ports", text: "8 shards; a transmit loop for each port.", plots: []string{"ports"},
 		units: []string{"ns/rec", "cpu-ns/rec", "MiB", "lost-%"}},
 	{bench: "KernelFirstLoss", title: "A kernel backup and ours, side by side", text: "In one guest of the kernel lab, on one emulated processor, the same stream to both at once: " +
-		"only the ratio means anything. The rate goes up by half each second until a receiver loses; the table has the highest rate without a loss, " +
+		"only the ratio means anything. The rate goes up by a fifth each second until a receiver loses; the table has the highest rate without a loss, " +
 		"what was lost at the next, and the CPU time of the kernel's thread, or our process. Both sockets have the kernel's default buffer."},
-	{bench: "KernelStaleness", title: "How stale a backup is", text: "From the packet, or the call of Publish, to the message on the wire. The kernel keeps a message that is not full for up to two seconds."},
+	{bench: "KernelStaleness", title: "How stale a backup is", text: "From the packet, for a kernel master in an emulated guest, or from the moment at which an update is due, for ours on the host, to the message on the wire. The kernel keeps a message that is not full for up to two seconds."},
 }
 
 // sectionOf finds a benchmark's section, or makes one of its name.
@@ -69,7 +93,7 @@ func (s *section) render(rows []*row, plots string) string {
 		fmt.Fprintf(&b, "![%s](%s/%s.svg)\n\n", s.title, plots, duelPlot(s.bench))
 		b.WriteString(duelTable(rows))
 	} else {
-		b.WriteString(plainTable(rows, s.units))
+		b.WriteString(plainTable(rows, s.units, s.baselines))
 	}
 	b.WriteString("\n")
 	return b.String()
@@ -79,19 +103,19 @@ func isDuel(rows []*row) bool { return len(rows) > 0 && len(rows[0].values["x"])
 
 func duelTable(rows []*row) string {
 	var b strings.Builder
-	b.WriteString("| ours against | M records/s | theirs | ratio | lost, ours / theirs | CPU ns a record, ours / theirs |\n| --- | --: | --: | --: | --: | --: |\n")
+	b.WriteString("| ours against | ours, M records/s | theirs, M records/s | ratio | lost, ours / theirs | CPU ns a record, ours / theirs |\n| --- | --: | --: | --: | --: | --: |\n")
 	for _, r := range rows {
 		ratio := cell(r, "x")
 		if r.median("x") < 1 {
 			ratio = "**" + ratio + "**"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s / %s %% | %s / %s |\n", r.name, cell(r, "Mrec/s"), cell(r, "opponent-Mrec/s"), ratio,
-			number(r.median("lost-%")), number(r.median("opponent-lost-%")), number(r.median("cpu-ns/rec")), number(r.median("opponent-cpu-ns/rec")))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s / %s | %s / %s |\n", r.name, cell(r, "Mrec/s"), cell(r, "opponent-Mrec/s"), ratio,
+			lost(r, "lost-%"), lost(r, "opponent-lost-%"), number(r.median("cpu-ns/rec")), number(r.median("opponent-cpu-ns/rec")))
 	}
 	return b.String()
 }
 
-func plainTable(rows []*row, units []string) string {
+func plainTable(rows []*row, units, baselines []string) string {
 	if units == nil {
 		for _, r := range rows {
 			for u, v := range r.values {
@@ -107,15 +131,47 @@ func plainTable(rows []*row, units []string) string {
 	for _, u := range units {
 		fmt.Fprintf(&b, " %s |", u)
 	}
-	b.WriteString("\n| --- |" + strings.Repeat(" --: |", len(units)) + "\n")
+	for _, name := range baselines {
+		fmt.Fprintf(&b, " time by that of *%s* |", strings.TrimPrefix(name, "opponent: "))
+	}
+	b.WriteString("\n| --- |" + strings.Repeat(" --: |", len(units)+len(baselines)) + "\n")
 	for _, r := range rows {
 		fmt.Fprintf(&b, "| %s |", r.name)
 		for _, u := range units {
 			fmt.Fprintf(&b, " %s |", cell(r, u))
 		}
+		for _, name := range baselines {
+			fmt.Fprintf(&b, " %s |", against(rows, r, name))
+		}
 		b.WriteString("\n")
 	}
 	return b.String()
+}
+
+// against is the time of a row by that of the baseline in its group.
+func against(rows []*row, r *row, name string) string {
+	const unit = "ns/op"
+	if i := strings.LastIndexByte(r.name, '/'); i >= 0 {
+		name = r.name[:i+1] + name
+	}
+	for _, base := range rows {
+		if base.name == name && base != r && base.median(unit) > 0 {
+			return number(r.median(unit) / base.median(unit))
+		}
+	}
+	return ""
+}
+
+// lost is the most that any repetition lost.
+func lost(r *row, unit string) string {
+	s, ok := r.spread(unit)
+	if !ok || s.most == 0 {
+		return "0"
+	}
+	if s.n == 1 || s.median == s.most {
+		return number(s.most) + " %"
+	}
+	return fmt.Sprintf("%s %%, at worst %s %%", number(s.median), number(s.most))
 }
 
 // cell is a median with its spread.
