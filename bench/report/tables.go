@@ -99,7 +99,7 @@ func (s *section) render(rows []*row, plots string) string {
 	return b.String()
 }
 
-func isDuel(rows []*row) bool { return len(rows) > 0 && len(rows[0].values["x"]) > 0 }
+func isDuel(rows []*row) bool { return len(rows) > 0 && len(rows[0].values["opponent-Mrec/s"]) > 0 }
 
 func duelTable(rows []*row) string {
 	var b strings.Builder
