@@ -365,3 +365,42 @@ func TestMessagesAreFull(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// Batches of any size reach the network whole and in order, behind records that
+// need padding and over a transport that runs out of frames in the midst of one.
+func TestBatchesThroughFewFrames(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	k := &sink{}
+	s := newMemSender(t, k, SenderConfig{Shards: 1, RingSize: 1 << 19})
+	var want []Conn
+	for range 20 {
+		k.block(true) // what is published is more than the frames hold
+		for mark := len(want); len(want)-mark < 8*40*2; {
+			batch := make([]Conn, 1+rng.IntN(2000))
+			for i := range batch {
+				batch[i] = flow(len(want)+i, 1)
+			}
+			if rng.IntN(2) == 0 {
+				batch = batch[:min(len(batch), 1+rng.IntN(50))]
+				c := &batch[rng.IntN(len(batch))]
+				c.Options, _ = c.Options.AppendPE("sip", make([]byte, 1+rng.IntN(9)))
+			}
+			n, err := s.Shard(0).PublishBatch(batch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, batch[:n]...)
+		}
+		k.block(false)
+		if err := s.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !slices.EqualFunc(k.conns, want, func(a, b Conn) bool { return a.Equal(&b) }) {
+		t.Errorf("%d published, %d sent, or not the same in order", len(want), len(k.conns))
+	}
+}

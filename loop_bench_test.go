@@ -1,6 +1,7 @@
 package ipvsync
 
 import (
+	"bytes"
 	"net"
 	"slices"
 	"testing"
@@ -175,7 +176,8 @@ func bareGSO(b *testing.B, near xsktest.End) func() {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { unix.Close(fd) })
-	buf := make([]byte, train*loopSize)
+	// Written, or the kernel might read one page of zeroes over and over.
+	buf := bytes.Repeat([]byte{0xa5}, train*loopSize)
 	return func() {
 		for left := loopMessages; left > 0; left -= train {
 			n := min(left, train) * loopSize

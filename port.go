@@ -55,12 +55,13 @@ type port struct {
 	// The loop's own from here on.
 	tx        xsk.Tx
 	w         encoder.Writer
-	window    *window   // where records wait to be merged; nil without coalescing
-	open      bool      // w has a message
-	direct    bool      // w has a message, and records go right into it
-	pending   bool      // a record waits, in the message or in the window
-	deadline  time.Time // when it must go
-	now       time.Time // of this turn, or zero if nobody has asked yet
+	window    *window       // where records wait to be merged; nil without coalescing
+	open      bool          // w has a message
+	direct    bool          // w has a message, and records go right into it
+	pending   bool          // a record waits, in the message or in the window
+	begun     time.Time     // what clock counts from
+	deadline  time.Duration // when it must go, by clock
+	now       time.Duration // clock of this turn, or zero if nobody has asked yet
 	timer     *time.Timer
 	turn      int       // source to begin the next turn with
 	idle      int       // turns without work
@@ -71,8 +72,10 @@ type port struct {
 	complain  time.Time // when to log again that messages are given up
 	remeasure time.Time // when to look again whether the MTU has changed
 	sealed    uint64    // messages committed so far
-	counts    []uint8   // records of each message that has not settled, at its number mod the length, a power of two
+	ends      []uint64  // of each message that has not settled, records committed up to its end; at its number mod the length, a power of two
+	committed uint64    // records in messages committed so far
 	settled   uint64    // messages that have left the transport, one way or the other
+	left      uint64    // records in them
 	given     uint64    // records among them that the transport gave up, since the last settle
 	waiting   []flushRequest
 	told      string // why it failed, as logged last
@@ -128,7 +131,8 @@ func newPort(s *Sender, number int) (*port, error) {
 		closing: make(chan struct{}),
 		ended:   make(chan struct{}),
 		timer:   time.NewTimer(time.Hour),
-		counts:  make([]uint8, 256),
+		begun:   time.Now(),
+		ends:    make([]uint64, 256),
 	}
 	p.timer.Stop()
 	if s.cfg.Coalesce > 0 {
@@ -151,8 +155,8 @@ func (p *port) run() {
 	var giveUp time.Time
 	for {
 		p.turns.Store(p.turns.Load() + 1)
-		p.now = time.Time{}
-		expired := p.pending && !p.clock().Before(p.deadline)
+		p.now = 0
+		expired := p.pending && p.clock() >= p.deadline
 		n := p.collect()
 		p.takeFlushRequests()
 		if due := p.flushDue(); p.pending && (expired || due || closing || n == 0 && p.cfg.FlushInterval < 0) {
@@ -229,18 +233,12 @@ func (p *port) take(src *source) int {
 		}
 		if p.direct && size == encoder.PlainIPv4Size { // as most are: the short cuts
 			if len(recs) > size {
-				if k := p.w.AppendPlainIPv4s(recs); k > 0 {
-					run.AdvanceMany(k)
-					n += k
-					continue
-				}
-				if !p.w.Fits(size) && p.w.Count() > 0 { // place would move one alone
-					if p.seal(); p.begin() {
-						continue
-					}
-					break
-				}
-			} else if p.w.AppendPlainIPv4(recs) {
+				k := p.move(recs)
+				run.AdvanceMany(k)
+				n += k
+				continue
+			}
+			if p.w.AppendPlainIPv4(recs) {
 				run.Advance()
 				n++
 				continue
@@ -278,7 +276,7 @@ func (p *port) wait(closing bool) {
 	case p.cfg.BusyPoll || len(p.waiting) > 0 || p.pending && p.cfg.FlushInterval < 0:
 		return
 	case p.pending:
-		d = max(time.Until(p.deadline), 0)
+		d = max(p.deadline-time.Since(p.begun), 0)
 		state = napping
 	case p.idle < spinTurns:
 		return

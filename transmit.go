@@ -23,6 +23,23 @@ func (p *port) place(rec []byte) bool {
 	return true
 }
 
+// move copies plain IPv4 records, back to back, into the open message and those
+// that follow, and returns how many: all, unless the transport has no frame for
+// the rest.
+func (p *port) move(recs []byte) (n int) {
+	for {
+		k := p.w.AppendPlainIPv4s(recs)
+		n += k
+		recs = recs[k*encoder.PlainIPv4Size:]
+		if len(recs) == 0 {
+			return n
+		}
+		if p.seal(); !p.begin() {
+			return n
+		}
+	}
+}
+
 // message copies a record into the open message, or into the next one.
 func (p *port) message(rec []byte) bool {
 	if p.open && p.w.AppendRaw(rec) {
@@ -60,7 +77,7 @@ func (p *port) drainWindow() bool {
 // begin opens a message in the transport's next frame.
 func (p *port) begin() bool {
 	buf, err := p.tx.Next()
-	if errors.Is(err, xsk.ErrNoFrame) {
+	if err != nil && errors.Is(err, xsk.ErrNoFrame) {
 		p.flush()
 		buf, err = p.tx.Next()
 	}
@@ -83,14 +100,14 @@ func (p *port) startClock() {
 	}
 	p.pending = true
 	if d := p.cfg.FlushInterval; d > 0 {
-		p.deadline = p.clock().Add(d)
+		p.deadline = p.clock() + d
 	}
 }
 
 // clock is the time of this turn. Asking for it costs as much as a message.
-func (p *port) clock() time.Time {
-	if p.now.IsZero() {
-		p.now = time.Now()
+func (p *port) clock() time.Duration {
+	if p.now == 0 {
+		p.now = time.Since(p.begun)
 	}
 	return p.now
 }
@@ -120,10 +137,11 @@ func (p *port) commit(message []byte, records int) {
 		p.merged(p.window.takeMerged())
 	}
 	p.tx.Commit(len(message))
-	if p.sealed-p.settled == uint64(len(p.counts)) {
-		p.growCounts()
+	if p.sealed-p.settled == uint64(len(p.ends)) {
+		p.growEnds()
 	}
-	p.counts[p.sealed&uint64(len(p.counts)-1)] = uint8(records)
+	p.committed += uint64(records)
+	p.ends[p.sealed&uint64(len(p.ends)-1)] = p.committed
 	p.sealed++
 	p.fresh.accepted += uint64(records)
 	p.fresh.messages++
@@ -142,22 +160,25 @@ func (p *port) count() {
 	p.fresh.accepted, p.fresh.messages, p.fresh.bytes = 0, 0, 0
 }
 
-// growCounts is for a transport with more frames than there is room for.
-func (p *port) growCounts() {
-	counts := make([]uint8, 2*len(p.counts))
+// growEnds is for a transport with more frames than there is room for.
+func (p *port) growEnds() {
+	ends := make([]uint64, 2*len(p.ends))
 	for i := p.settled; i != p.sealed; i++ {
-		counts[i%uint64(len(counts))] = p.counts[i%uint64(len(p.counts))]
+		ends[i%uint64(len(ends))] = p.ends[i%uint64(len(p.ends))]
 	}
-	p.counts = counts
+	p.ends = ends
 }
 
 // settle counts the records of the messages that have left the transport, which
 // still has pending ones: they were sent, but for those that it gave up.
 func (p *port) settle(pending int) {
-	n := uint64(0)
-	for ; p.settled != p.sealed-uint64(pending); p.settled++ {
-		n += uint64(p.counts[p.settled&uint64(len(p.counts)-1)])
+	settled := p.sealed - uint64(pending)
+	if settled == p.settled {
+		return
 	}
+	left := p.ends[(settled-1)&uint64(len(p.ends)-1)]
+	n := left - p.left
+	p.settled, p.left = settled, left
 	// What is given up belongs to messages that have left, but the transport may
 	// tell before it lets go of the frames.
 	gone := min(n, p.given)

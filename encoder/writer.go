@@ -99,14 +99,16 @@ func (w *Writer) AppendPlainIPv4(rec []byte) bool {
 }
 
 // AppendPlainIPv4s is AppendRaw for records of exactly PlainIPv4Size bytes, back
-// to back, where no padding is needed: it copies as many whole ones as fit, and
-// returns how many. 0 leaves the first to AppendRaw.
+// to back: it copies as many whole ones as fit, and returns how many.
 func (w *Writer) AppendPlainIPv4s(recs []byte) int {
-	at := w.size
-	if at&w.align != 0 {
+	at := (w.size + w.align) &^ w.align
+	n := min(min(len(recs), len(w.buf)-at)/PlainIPv4Size, MaxRecords-w.count)
+	if n <= 0 {
 		return 0
 	}
-	n := min(len(recs)/PlainIPv4Size, (len(w.buf)-at)/PlainIPv4Size, MaxRecords-w.count)
+	if at != w.size {
+		clear(w.buf[w.size:at])
+	}
 	copy(w.buf[at:], recs[:n*PlainIPv4Size])
 	w.size = at + n*PlainIPv4Size
 	w.count += n
