@@ -57,7 +57,7 @@ type port struct {
 	w         encoder.Writer
 	window    *window       // where records wait to be merged; nil without coalescing
 	open      bool          // w has a message
-	direct    bool          // w has a message, and records go right into it
+	direct    bool          // w has a message, in which records wait, and more may go right into it
 	pending   bool          // a record waits, in the message or in the window
 	begun     time.Time     // what clock counts from
 	deadline  time.Duration // when it must go, by clock
@@ -226,23 +226,32 @@ func (p *port) collect() int {
 func (p *port) take(src *source) int {
 	run := src.ring.Look()
 	n := 0
-	for n < turnBudget {
+	// A turn that must end does so between messages: then all of them are flushed, and
+	// the transport has its whole room, in one piece, for those of the next turn.
+	for n < turnBudget || p.direct && n < turnBudget+encoder.MaxRecords {
 		recs, size, ok := run.PeekMany()
 		if !ok {
 			break
 		}
-		if p.direct && size == encoder.PlainIPv4Size { // as most are: the short cuts
-			if len(recs) > size {
-				k := p.move(recs)
+		if size == encoder.PlainIPv4Size { // as most are: the short cuts
+			if len(recs) == size {
+				if p.direct && p.w.AppendPlainIPv4(recs) {
+					run.Advance()
+					n++
+					continue
+				}
+			} else if p.window == nil {
+				k := p.move(recs, turnBudget-n)
+				if k == 0 {
+					break
+				}
 				run.AdvanceMany(k)
 				n += k
 				continue
 			}
-			if p.w.AppendPlainIPv4(recs) {
-				run.Advance()
-				n++
-				continue
-			}
+		}
+		if n >= turnBudget && p.sealFull() {
+			break
 		}
 		if !p.place(recs[:size:size]) {
 			break // without a place, the record comes again
@@ -251,6 +260,7 @@ func (p *port) take(src *source) int {
 		n++
 	}
 	src.ring.Release(run)
+	p.sealFull()
 	if n > 0 {
 		src.shard.taken.Store(src.shard.taken.Load() + uint64(n))
 	}

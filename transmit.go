@@ -19,32 +19,33 @@ func (p *port) place(rec []byte) bool {
 	if !p.window.put(rec) && (!p.drainWindow() || !p.window.put(rec)) {
 		return false
 	}
-	p.startClock()
+	if !p.pending {
+		p.startClock()
+	}
 	return true
 }
 
 // move copies plain IPv4 records, back to back, into the open message and those
-// that follow, and returns how many: all, unless the transport has no frame for
-// the rest.
-func (p *port) move(recs []byte) (n int) {
-	for {
+// that follow, and returns how many. It begins no message once there are budget,
+// nor if the transport has no frame.
+func (p *port) move(recs []byte, budget int) (n int) {
+	for len(recs) > 0 && (p.open || n < budget && p.begin()) {
 		k := p.w.AppendPlainIPv4s(recs)
-		n += k
 		recs = recs[k*encoder.PlainIPv4Size:]
-		if len(recs) == 0 {
-			return n
-		}
-		if p.seal(); !p.begin() {
-			return n
+		n += k
+		if p.w.Full() {
+			p.seal()
+		} else {
+			p.appended()
 		}
 	}
+	return n
 }
 
 // message copies a record into the open message, or into the next one.
 func (p *port) message(rec []byte) bool {
 	if p.open && p.w.AppendRaw(rec) {
-		p.direct = p.window == nil
-		p.startClock() // the message may have been left open, empty
+		p.appended()
 		return true
 	}
 	if p.open && p.w.Count() > 0 {
@@ -57,8 +58,18 @@ func (p *port) message(rec []byte) bool {
 		// It fitted when it was published: the MTU has become smaller since.
 		p.accepted.Store(p.accepted.Load() + 1)
 		p.lost.Store(p.lost.Load() + 1)
+		return true
 	}
+	p.appended()
 	return true
+}
+
+// appended is for a message in which records wait for more.
+func (p *port) appended() {
+	p.direct = p.window == nil
+	if !p.pending {
+		p.startClock()
+	}
 }
 
 // drainWindow moves what waits in the window into messages; false if the
@@ -88,16 +99,12 @@ func (p *port) begin() bool {
 	if err := p.w.Init(buf[:min(len(buf), encoder.MaxMessageSize)], p.version, p.cfg.SyncID); err != nil {
 		return false // newPort checked the size
 	}
-	p.open, p.direct = true, p.window == nil
-	p.startClock()
+	p.open = true
 	return true
 }
 
-// startClock sets the deadline, unless a record waits already.
+// startClock sets the deadline for the first record that waits.
 func (p *port) startClock() {
-	if p.pending {
-		return
-	}
 	p.pending = true
 	if d := p.cfg.FlushInterval; d > 0 {
 		p.deadline = p.clock() + d
@@ -120,8 +127,16 @@ func (p *port) sealAll() {
 	if p.open && p.w.Count() > 0 {
 		p.seal()
 	}
-	// A message that stays open is empty: its first record starts the clock.
-	p.pending, p.direct = false, false
+	p.pending = false
+}
+
+// sealFull seals the open message if no record fits any more.
+func (p *port) sealFull() bool {
+	full := p.open && p.w.Full()
+	if full {
+		p.seal()
+	}
+	return full
 }
 
 // seal commits the open message to the transport.

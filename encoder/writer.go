@@ -15,6 +15,7 @@ type Writer struct {
 	size    int    // bytes so far, header included
 	count   int
 	align   int // alignment of records, less one: 3, or in version 0, which has none, 0
+	least   int // bytes of the shortest record
 	version Version
 	syncID  uint8
 }
@@ -31,9 +32,9 @@ func (w *Writer) Init(buf []byte, v Version, syncID uint8) error {
 	}
 	// One by one: as a whole it takes three times as long.
 	w.buf, w.count, w.version, w.syncID = buf, 0, v, syncID
-	w.size, w.align = headerSizeV1, alignment-1
+	w.size, w.align, w.least = headerSizeV1, alignment-1, fixedSizeV4
 	if v == Version0 {
-		w.size, w.align = headerSizeV0, 0
+		w.size, w.align, w.least = headerSizeV0, 0, simpleSizeV0
 	}
 	return nil
 }
@@ -115,10 +116,10 @@ func (w *Writer) AppendPlainIPv4s(recs []byte) int {
 	return n
 }
 
-// Fits says whether a record of size bytes still does.
-func (w *Writer) Fits(size int) bool {
-	_, ok := w.place(size)
-	return ok
+// Full says that no record fits any more.
+func (w *Writer) Full() bool {
+	_, ok := w.place(w.least)
+	return !ok
 }
 
 // Count is the number of records so far.
@@ -141,11 +142,7 @@ func (w *Writer) Seal() []byte {
 		binary.BigEndian.PutUint16(m[2:], uint16(len(m)))
 		return m
 	}
-	m[0] = 0
-	m[1] = w.syncID
-	binary.BigEndian.PutUint16(m[2:], uint16(len(m)))
-	m[4] = byte(w.count)
-	m[5] = protoVersion
-	m[6], m[7] = 0, 0
+	// 0, SyncID, size 16, count, version, 0, 0
+	binary.BigEndian.PutUint64(m, uint64(w.syncID)<<48|uint64(len(m))<<32|uint64(w.count)<<24|protoVersion<<16)
 	return m
 }
