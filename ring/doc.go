@@ -16,6 +16,7 @@
 // never wraps: where it does not fit before the end of the block, the producer
 // leaves a skip mark and begins at the start.
 //
-// Limits: a ring never blocks and never waits; whoever needs that builds it on
-// top. Its memory is ordinary Go memory without pointers.
+// Limits: a ring never blocks and never waits for anybody; whoever needs that
+// builds it on top. A producer of an [MPSC] that lost a race to another leaves the
+// ring alone for one or two microseconds, which serves both. Its memory is ordinary Go memory without pointers.
 package ring

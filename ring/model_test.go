@@ -44,26 +44,44 @@ func testRings(t *testing.T, size int, start uint64) []testRing {
 	s, m := newSPSC(t, size), newMPSC(t, size)
 	s.startAt(start)
 	m.startAt(start)
-	var claims []Claim // each record is a claim of its own here
-	end := func(do func(*Claim)) func() {
+	// What is reserved in an MPSC is a claim of its own each time, of any of the
+	// three kinds.
+	var claims []interface{ Commit() }
+	var kind int
+	type canceler interface{ Cancel() }
+	end := func(do func(interface{ Commit() })) func() {
 		return func() {
-			for i := range claims {
-				do(&claims[i])
+			for _, c := range claims {
+				do(c)
 			}
 			claims = nil
 		}
 	}
 	return []testRing{
 		{"SPSC", func(n, count int) ([]byte, int) { return s.ReserveMany(n, count, size) }, s.Reserve, s.Publish, s.Cancel, s.Look, s.Release, s.Len, s.MaxRecord()},
-		{"MPSC", nil, func(n int) []byte {
+		{"MPSC", func(n, count int) ([]byte, int) {
+			room, slot := m.ClaimMany(n, count, size)
+			if room == nil {
+				return nil, 0
+			}
+			claims = append(claims, slot)
+			return room, count
+		}, func(n int) []byte {
+			if kind++; kind%3 > 0 {
+				b, slot := m.ClaimOne(n, size)
+				if b != nil {
+					claims = append(claims, slot)
+				}
+				return b
+			}
 			c, ok := m.Claim(FramedSize(n), size)
 			if !ok {
 				return nil
 			}
 			b := c.Reserve(n)
-			claims = append(claims, c)
+			claims = append(claims, &c)
 			return b
-		}, end((*Claim).Commit), end((*Claim).Cancel), m.Look, m.Release, m.Len, m.MaxRecord()},
+		}, end(func(c interface{ Commit() }) { c.Commit() }), end(func(c interface{ Commit() }) { c.(canceler).Cancel() }), m.Look, m.Release, m.Len, m.MaxRecord()},
 	}
 }
 
@@ -238,6 +256,12 @@ func TestReserveBelow(t *testing.T) {
 	if _, ok := m.Claim(48, 768); ok {
 		t.Error("MPSC: claimed above the limit")
 	}
+	if b, _ := m.ClaimOne(40, 768); b != nil {
+		t.Error("MPSC: claimed one above the limit")
+	}
+	if b, _ := m.ClaimMany(8, 2, 768); b != nil {
+		t.Error("MPSC: claimed many above the limit")
+	}
 	if s.Reserve(40) == nil {
 		t.Error("SPSC: full below its size")
 	}
@@ -295,26 +319,46 @@ func TestClaimOfSeveral(t *testing.T) {
 func TestUnitsAreWiped(t *testing.T) {
 	for size := 8; size < 120; size += 8 {
 		for committed := range 8 {
-			wiped(t, size, committed)
+			wiped(t, size, committed, false)
+			if headerSize+3*size <= maxGroup(2048) {
+				wiped(t, size, committed, true)
+			}
 		}
 	}
 }
 
-func wiped(t *testing.T, size, committed int) {
-	r := newMPSC(t, 512)
-	c, ok := r.Claim(3*FramedSize(size), 512)
-	if !ok {
-		return
+func wiped(t *testing.T, size, committed int, group bool) {
+	const block = 2048
+	r := newMPSC(t, block)
+	var c interface{ Commit() }
+	var records []byte
+	if group {
+		b, slot := r.ClaimMany(size, 3, block)
+		if b == nil {
+			t.Fatalf("no room for 3 records of %d bytes", size)
+		}
+		records, c = b, slot
+	} else {
+		claim, ok := r.Claim(3*FramedSize(size), block)
+		if !ok {
+			t.Fatalf("no room for 3 records of %d bytes", size)
+		}
+		c = &claim
 	}
-	for range 3 {
-		b := c.Reserve(size)
+	for i := range 3 {
+		var b []byte
+		if group {
+			b = records[i*size:][:size]
+		} else {
+			b = c.(*Claim).Reserve(size)
+		}
 		for i := 0; i+8 <= len(b); i += 8 { // headers of the next lap, all of them
-			binary.NativeEndian.PutUint64(b[i:], header(40, 64, r.lap(512)))
+			binary.NativeEndian.PutUint64(b[i:], header(40, 64, r.lap(block)))
 		}
 	}
 	c.Commit()
 	for { // the rest of the lap
-		rest, ok := r.Claim(8, 512)
+		rest, ok := r.Claim(8, block)
 		if !ok {
 			break
 		}
@@ -327,11 +371,11 @@ func wiped(t *testing.T, size, committed int) {
 		r.Release(run)
 	}
 	for range committed {
-		c, _ := r.Claim(FramedSize(8), 512)
+		c, _ := r.Claim(FramedSize(8), block)
 		c.Reserve(8)
 		c.Commit()
 	}
-	if _, ok := r.Claim(8, 512); !ok { // and never commit it
+	if _, ok := r.Claim(8, block); !ok { // and never commit it
 		t.Fatal("an empty ring is full")
 	}
 	n := 0
@@ -353,6 +397,14 @@ func TestLimits(t *testing.T) {
 	}
 	if _, ok := m.Claim(8, -1); ok {
 		t.Error("MPSC: claimed below -1")
+	}
+	if b, _ := m.ClaimOne(8, -1); b != nil {
+		t.Error("MPSC: claimed one below -1")
+	}
+	for _, c := range [][3]int{{8, 2, -1}, {8, -1, 256}, {8, 0, 256}, {-8, 2, 256}, {7, 2, 256}, {8, 4, 256}, {8, maxCount + 1, 256}, {maxGrouped + 1, 1, 256}} {
+		if b, _ := m.ClaimMany(c[0], c[1], c[2]); b != nil {
+			t.Errorf("MPSC of 256: claimed %d bytes, %d times, below %d", c[0], c[1], c[2])
+		}
 	}
 	if _, n := s.ReserveMany(8, -1, 256); n != 0 {
 		t.Error("SPSC: reserved -1 records")

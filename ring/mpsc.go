@@ -37,10 +37,11 @@ import (
 // consumer wipes those of the units inside a record when it goes over it, and
 // the others are first headers of claims.
 type MPSC struct {
-	words []uint64 // the block, by which headers are stored and loaded
-	block []byte   // the same memory
-	mask  uint64
-	shift uint // log2 of the size: index >> shift is the lap
+	words   []uint64 // the block, by which headers are stored and loaded
+	block   []byte   // the same memory
+	mask    uint64
+	shift   uint // log2 of the size: index >> shift is the lap
+	longest int  // MaxRecord
 
 	_        [falseSharing]byte
 	claimed  uint64
@@ -50,6 +51,7 @@ type MPSC struct {
 	tail  uint64
 	read  uint64 // advanced over up to here; the consumer's own
 	ready uint64 // seen to be committed up to here; the consumer's own
+	in    int    // bytes of records gone over in the group at read; the consumer's own
 
 	_ [falseSharing]byte
 }
@@ -60,7 +62,7 @@ func NewMPSC(size int) (*MPSC, error) {
 	if err := checkSize(size); err != nil {
 		return nil, err
 	}
-	r := &MPSC{words: make([]uint64, size/8), mask: uint64(size - 1)}
+	r := &MPSC{words: make([]uint64, size/8), mask: uint64(size - 1), longest: maxRecord(size)}
 	r.block = bytesOf(r.words)
 	for 1<<r.shift < size {
 		r.shift++
@@ -76,7 +78,7 @@ func (r *MPSC) startAt(i uint64) {
 }
 
 // MaxRecord is the most bytes that a claim for one record can have.
-func (r *MPSC) MaxRecord() int { return maxRecord(len(r.block)) }
+func (r *MPSC) MaxRecord() int { return r.longest }
 
 // Cap is the memory of the ring in bytes, headers included.
 func (r *MPSC) Cap() int { return len(r.block) }
@@ -111,29 +113,40 @@ type Claim struct {
 // Claim claims room for records whose FramedSize adds up to size bytes; ok is
 // false if the ring has no room for them below limit bytes in use, or never has.
 func (r *MPSC) Claim(size, limit int) (c Claim, ok bool) {
-	if uint(size-1) >= uint(headerSize+r.MaxRecord()) {
+	at, need, lap, ok := r.claim(size, limit)
+	if !ok {
 		return Claim{}, false
 	}
-	need := (uint64(size) + claimUnit - 1) &^ (claimUnit - 1)
+	return Claim{room: r.block[at : at+need : at+need], word: &r.words[at/8], lap: lap}, true
+}
+
+// claim claims size bytes, which become need, at the index at of the block.
+func (r *MPSC) claim(size, limit int) (at, need, lap uint64, ok bool) {
+	if uint(size-1) >= uint(headerSize+r.longest) {
+		return 0, 0, 0, false
+	}
+	need = (uint64(size) + claimUnit - 1) &^ (claimUnit - 1)
 	bound := uint64(max(min(limit, len(r.block)), 0))
 	for {
 		// The tail first: then claimed can only be too new for it, which looks
 		// like less room than there is.
 		tail := atomic.LoadUint64(&r.tailSeen)
 		claimed := atomic.LoadUint64(&r.claimed)
-		at, over := claimed&r.mask, uint64(0)
+		over := uint64(0)
+		at = claimed & r.mask
 		if rest := uint64(len(r.block)) - at; need > rest {
 			over = rest
 		}
 		if claimed+over+need-tail > bound {
 			now := atomic.LoadUint64(&r.tail) // pairs with the store in Release
 			if now == tail {
-				return Claim{}, false
+				return 0, 0, 0, false
 			}
 			atomic.StoreUint64(&r.tailSeen, now)
 			continue
 		}
 		if !atomic.CompareAndSwapUint64(&r.claimed, claimed, claimed+over+need) {
+			stayAway()
 			continue
 		}
 		if over != 0 {
@@ -142,7 +155,7 @@ func (r *MPSC) Claim(size, limit int) (c Claim, ok bool) {
 			claimed += over
 			at = 0
 		}
-		return Claim{room: r.block[at : at+need : at+need], word: &r.words[at/8], lap: r.lap(claimed)}, true
+		return at, need, r.lap(claimed), true
 	}
 }
 
@@ -216,7 +229,9 @@ func (r *MPSC) look() Run {
 		}
 		r.ready += uint64(strideOf(h))
 	}
-	return lend(r.block, &r.read, r.ready, true)
+	run := lend(r.block, &r.read, r.ready, true)
+	run.in = r.in
+	return run
 }
 
 // Release gives back the records of run that Advance has gone over, by one
@@ -224,5 +239,6 @@ func (r *MPSC) look() Run {
 func (r *MPSC) Release(run Run) {
 	run.Peek() // goes over what is no record, too
 	r.read += uint64(run.used)
+	r.in = run.in
 	storeRelease(&r.tail, r.read) // hands the room back; pairs with the load in Claim
 }

@@ -17,6 +17,16 @@ package ring
 //go:noescape
 func storeRelease(p *uint64, v uint64)
 
+// storeReleaseAhead is storeRelease, and asks for the line 128 bytes behind p, to
+// write it: an MPSC's next slot but one. The line is with the consumer, which read
+// it a lap ago, and a compare-and-swap waits until all earlier stores have left
+// the core: without this, one claim could not be made before the line of the one
+// before had come. It is a hint (PREFETCHW, PRFM): what it names need not be
+// ours, or be at all.
+//
+//go:noescape
+func storeReleaseAhead(p *uint64, v uint64)
+
 // PublishIsFence says whether a load that a producer makes after Publish, or
 // Commit, is ordered behind it, as by sequentially consistent atomics. If not,
 // "publish, then look whether the consumer sleeps" takes a barrier on the

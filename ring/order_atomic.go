@@ -8,6 +8,9 @@ import "sync/atomic"
 // which must see the store: the sequentially consistent store of sync/atomic.
 func storeRelease(p *uint64, v uint64) { atomic.StoreUint64(p, v) }
 
+// storeReleaseAhead, where there is no hint to give.
+func storeReleaseAhead(p *uint64, v uint64) { atomic.StoreUint64(p, v) }
+
 // PublishIsFence says whether a load that a producer makes after Publish, or
 // Commit, is ordered behind it: the store is sequentially consistent here.
 const PublishIsFence = true

@@ -100,6 +100,46 @@ func TestSPSCInParallel(t *testing.T) {
 	})
 }
 
+// untilRoom claims until there is room.
+func untilRoom(claim func() ([]byte, Slot)) ([]byte, Slot) {
+	for {
+		if b, slot := claim(); b != nil {
+			return b, slot
+		}
+		runtime.Gosched()
+	}
+}
+
+// claimSeveral fills a claim of k records of different sizes.
+func claimSeveral(r *MPSC, rng *rand.Rand, p uint64, i *uint64, k uint64) *Claim {
+	sizes, total := make([]int, k), headerSize
+	for j := range sizes {
+		sizes[j] = 16 + rng.IntN(100)
+		total += FramedSize(sizes[j])
+	}
+	c, ok := r.Claim(total, r.Cap())
+	for !ok {
+		runtime.Gosched()
+		c, ok = r.Claim(total, r.Cap())
+	}
+	for _, n := range sizes {
+		fill(c.Reserve(n), p, *i)
+		*i++
+	}
+	return &c
+}
+
+// claimGroup fills a group of k records, or of one.
+func claimGroup(r *MPSC, rng *rand.Rand, p uint64, i *uint64, k uint64) Slot {
+	n, count := 16+rng.IntN(100), max(int(k), 1)
+	room, slot := untilRoom(func() ([]byte, Slot) { return r.ClaimMany(n, count, r.Cap()) })
+	for j := range count {
+		fill(room[j*n:][:n:n], p, *i)
+		*i++
+	}
+	return slot
+}
+
 func TestMPSCInParallel(t *testing.T) {
 	atProcs(t, func(t *testing.T) {
 		const producers = 4
@@ -115,19 +155,17 @@ func TestMPSCInParallel(t *testing.T) {
 					if rng.IntN(50) == 0 {
 						k = 0 // claims that come to nothing
 					}
-					sizes, total := make([]int, k), headerSize
-					for j := range sizes {
-						sizes[j] = 16 + rng.IntN(100)
-						total += FramedSize(sizes[j])
-					}
-					c, ok := r.Claim(total, 4096)
-					for !ok {
-						runtime.Gosched()
-						c, ok = r.Claim(total, 4096)
-					}
-					for _, n := range sizes {
-						fill(c.Reserve(n), p, i)
+					var c interface{ Commit() }
+					switch rng.IntN(3) {
+					case 0:
+						c = claimSeveral(r, rng, p, &i, k)
+					case 1:
+						c = claimGroup(r, rng, p, &i, k)
+					default:
+						b, slot := untilRoom(func() ([]byte, Slot) { return r.ClaimOne(40, r.Cap()) })
+						fill(b, p, i)
 						i++
+						c = slot
 					}
 					if rng.IntN(20) == 0 {
 						runtime.Gosched() // slow between claim and commit

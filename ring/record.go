@@ -13,8 +13,8 @@ const (
 	alignment = 8
 	// skip stands for a length: there is no record up to the next header.
 	skip = 1<<24 - 1
-	// grouped and what is above it, up to skip, stands for a length, too: the
-	// rest is how many records follow. See group.go.
+	// grouped and what is above it, up to skip, stands for a length, too: there
+	// is a group. See group.go.
 	grouped = 3 << 22
 	// falseSharing is the distance between words of different writers: two
 	// lines of 64 bytes, because amd64 fetches them in pairs, and because some
