@@ -174,6 +174,20 @@ func BenchmarkPublishFromTwo(b *testing.B) {
 				}
 			})
 		})
+		b.Run(fmt.Sprintf("Sender.PublishBatch of 32, %d shards", shards), func(b *testing.B) {
+			two(b, func(n int) {
+				for ; n > 0; n -= 32 {
+					if _, err := s.PublishBatch(conns[:32]); err != nil {
+						b.Error("refused")
+						return
+					}
+				}
+			}, func() {
+				for _, sh := range s.shards {
+					drain(sh.shared)
+				}
+			})
+		})
 	}
 	b.Run("opponent: mutex and slice", func(b *testing.B) {
 		var mu sync.Mutex

@@ -21,7 +21,7 @@ func TestOrderThroughAllShardsAndPorts(t *testing.T) { inModes(t, testOrderThrou
 func testOrderThroughAllShardsAndPorts(t *testing.T, mode xsk.Mode) {
 	a, b := xsktest.VethPair(t)
 	const shards, ports, flows, updates = 4, 3, 40, 60
-	const total = 3 * shards * flows * updates
+	const total = 4 * shards * flows * updates
 	c := newCollector(t, total)
 	receive(t, b, ReceiverConfig{Link: Link{Mode: mode}, Ports: ports}, c.handle)
 	if mode == xsk.ModeCopy {
@@ -34,7 +34,7 @@ func testOrderThroughAllShardsAndPorts(t *testing.T, mode xsk.Mode) {
 	var wg sync.WaitGroup
 	for i := range shards {
 		// One flow belongs to one publisher: a shard's own goroutine, singly and
-		// in batches, or any number of those that use Sender.Publish.
+		// in batches, or any number of those that use Sender.Publish and PublishBatch.
 		wg.Go(func() {
 			batch := make([]Conn, flows)
 			for u := range uint32(updates) {
@@ -51,12 +51,17 @@ func testOrderThroughAllShardsAndPorts(t *testing.T, mode xsk.Mode) {
 			}
 		})
 		wg.Go(func() {
+			batch := make([]Conn, flows)
 			for u := range uint32(updates) {
 				for n := range flows {
 					conn := flow((2*shards+i)*flows+n, u+1)
 					if err := s.Publish(&conn); err != nil {
 						t.Error(err)
 					}
+					batch[n] = flow((3*shards+i)*flows+n, u+1)
+				}
+				if n, err := s.PublishBatch(batch); n != flows || err != nil {
+					t.Errorf("%d of the batch were taken: %v", n, err)
 				}
 			}
 		})

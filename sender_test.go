@@ -583,6 +583,12 @@ func TestPublishDoesNotAllocate(t *testing.T) {
 			t.Errorf("%s.Publish: %v allocations", name, n)
 		}
 	}
+	conns := benchConns(100)
+	for name, publish := range map[string]func([]Conn) (int, error){"Sender": s.PublishBatch, "Shard": s.Shard(0).PublishBatch} {
+		if n := testing.AllocsPerRun(100, func() { _, _ = publish(conns) }); n != 0 {
+			t.Errorf("%s.PublishBatch: %v allocations", name, n)
+		}
+	}
 }
 
 // discard is a Tx that takes everything and sends nothing: what remains is the

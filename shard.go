@@ -2,6 +2,7 @@ package ipvsync
 
 import (
 	"fmt"
+	"math/bits"
 	"sync/atomic"
 
 	"github.com/ipvsync/ipvsync/encoder"
@@ -159,25 +160,92 @@ func (sh *Shard) reserveAny(c *Conn, p Priority) error {
 
 // publishShared is PublishPriority for any goroutine.
 func (sh *Shard) publishShared(c *Conn, p Priority) error {
-	n := encoder.RecordSize(sh.version, c)
-	if n > sh.maxRecord || sh.sender.closed.Load() {
-		return sh.refuse(n)
+	if !sh.plain || !c.PlainIPv4() || sh.sender.closed.Load() {
+		return sh.publishSharedAny(c, p)
 	}
-	claim, ok := sh.shared.Claim(ring.FramedSize(n), sh.limits[p])
-	if !ok {
+	b, slot := sh.shared.ClaimOne(encoder.PlainIPv4Size, sh.limits[p])
+	if b == nil {
 		return sh.full()
 	}
-	if sh.plain && c.PlainIPv4() {
-		encoder.PutPlainIPv4((*[encoder.PlainIPv4Size]byte)(claim.Reserve(n)), c)
-	} else if _, err := encoder.AppendRecord(claim.Reserve(n)[:0], sh.version, c); err != nil {
-		claim.Cancel()
-		return sh.drop(DropUnencodable, err)
-	}
-	claim.Commit()
+	encoder.PutPlainIPv4((*[encoder.PlainIPv4Size]byte)(b), c)
+	slot.Commit()
 	if state := sh.alarm.state.Load(); state != awake {
 		sh.alarm.wake(state, sh.shared)
 	}
 	return nil
+}
+
+func (sh *Shard) publishSharedAny(c *Conn, p Priority) error {
+	n := encoder.RecordSize(sh.version, c)
+	if n > sh.maxRecord || sh.sender.closed.Load() {
+		return sh.refuse(n)
+	}
+	b, slot := sh.shared.ClaimOne(n, sh.limits[p])
+	if b == nil {
+		return sh.full()
+	}
+	if _, err := encoder.AppendRecord(b[:0], sh.version, c); err != nil {
+		slot.Cancel()
+		return sh.drop(DropUnencodable, err)
+	}
+	slot.Commit()
+	if state := sh.alarm.state.Load(); state != awake {
+		sh.alarm.wake(state, sh.shared)
+	}
+	return nil
+}
+
+// publishSome publishes the updates of part, at most 64, whose bits are set in some,
+// for any goroutine: plain records that follow one another as a group.
+func (sh *Shard) publishSome(part []Conn, some uint64, p Priority) (n int, err error) {
+	for some != 0 {
+		if k := sh.publishPlain(part, some, p); k > 0 {
+			n += k
+			for range k {
+				some &= some - 1
+			}
+			continue
+		}
+		e := sh.publishShared(&part[bits.TrailingZeros64(some)], p)
+		some &= some - 1
+		if e == nil {
+			n++
+			continue
+		}
+		if err == nil {
+			err = e
+		}
+		if e == ErrRingFull { // the others would find it so, too
+			sh.dropped[DropRingFull].Add(uint64(bits.OnesCount64(some)))
+			break
+		}
+	}
+	return n, err
+}
+
+// publishPlain publishes the first of some as far as they are plain, all or none,
+// and returns how many.
+func (sh *Shard) publishPlain(part []Conn, some uint64, p Priority) int {
+	plain := 0
+	for rest := some; rest != 0 && part[bits.TrailingZeros64(rest)].PlainIPv4(); rest &= rest - 1 {
+		plain++
+	}
+	if plain < 2 || !sh.plain || sh.sender.closed.Load() {
+		return 0
+	}
+	room, slot := sh.shared.ClaimMany(encoder.PlainIPv4Size, plain, sh.limits[p])
+	if room == nil {
+		return 0
+	}
+	for ; len(room) > 0; room = room[encoder.PlainIPv4Size:] {
+		encoder.PutPlainIPv4((*[encoder.PlainIPv4Size]byte)(room), &part[bits.TrailingZeros64(some)])
+		some &= some - 1
+	}
+	slot.Commit()
+	if state := sh.alarm.state.Load(); state != awake {
+		sh.alarm.wake(state, sh.shared)
+	}
+	return plain
 }
 
 // full is for a ring without room. A loop that naps is woken; one that is awake
