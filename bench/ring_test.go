@@ -122,24 +122,34 @@ func spscOneByOne(b *testing.B) queue {
 	return q
 }
 
-func mpscQueue(b *testing.B) queue {
-	r, err := ring.NewMPSC(queueBytes)
-	if err != nil {
-		b.Fatal(err)
-	}
-	size := ring.FramedSize(recordSize)
-	return queue{"MPSC", func() func([]rawRecord) {
-		return func(recs []rawRecord) {
-			for i := range recs {
-				c, ok := r.Claim(size, queueBytes)
-				for ; !ok; c, ok = r.Claim(size, queueBytes) {
-					apart()
-				}
-				*(*rawRecord)(c.Reserve(recordSize)) = recs[i]
-				c.Commit()
-			}
+// mpscQueue claims batch records at once.
+func mpscQueue(name string, batch int) func(b *testing.B) queue {
+	return func(b *testing.B) queue {
+		r, err := ring.NewMPSC(queueBytes)
+		if err != nil {
+			b.Fatal(err)
 		}
-	}, func() func(func(*rawRecord)) int { return take(r) }}
+		claim := func() ([]byte, ring.Slot) {
+			if batch == 1 {
+				return r.ClaimOne(recordSize, queueBytes)
+			}
+			return r.ClaimMany(recordSize, batch, queueBytes)
+		}
+		return queue{name, func() func([]rawRecord) {
+			return func(recs []rawRecord) {
+				for ; len(recs) > 0; recs = recs[batch:] {
+					room, slot := claim()
+					for ; room == nil; room, slot = claim() {
+						apart()
+					}
+					for i := range recs[:batch] {
+						*(*rawRecord)(room[i*recordSize:]) = recs[i]
+					}
+					slot.Commit()
+				}
+			}
+		}, func() func(func(*rawRecord)) int { return take(r) }}
+	}
 }
 
 // take walks what one of our rings has, as the transmit loop does.
@@ -298,8 +308,9 @@ func BenchmarkQueue(b *testing.B) {
 			slotQueue("plain Go ring, batches", queueBatch)}},
 		{1, spscOneByOne, []func(*testing.B) queue{channelQueue, mutexQueue("mutex and slice", 1), xsyncSPSC, xsyncSleeping,
 			slotQueue("plain Go ring", 1)}},
-		{2, mpscQueue, []func(*testing.B) queue{channelQueue, batchChannel, mutexQueue("mutex and slice", 1),
+		{2, mpscQueue("MPSC", 1), []func(*testing.B) queue{channelQueue, batchChannel, mutexQueue("mutex and slice", 1),
 			mutexQueue("mutex and slice, batches", queueBatch), xsyncMPMC, xsyncUnbounded}},
+		{2, mpscQueue("MPSC, batches", queueBatch), []func(*testing.B) queue{batchChannel, mutexQueue("mutex and slice, batches", queueBatch)}},
 	} {
 		for _, theirs := range c.theirs {
 			ours, theirs := c.ours(b), theirs(b)
