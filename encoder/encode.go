@@ -30,6 +30,18 @@ func RecordSize(v Version, c *Conn) int {
 // with the SEQ flags. IPv6, and SEQ flags or sequence data without the other,
 // are errors there.
 func AppendRecord(dst []byte, v Version, c *Conn) ([]byte, error) {
+	if n := len(dst); v != Version0 && cap(dst)-n >= PlainIPv4Size && c.PlainIPv4() {
+		dst = dst[:n+PlainIPv4Size]
+		b := (*[PlainIPv4Size]byte)(dst[n:])
+		putFixed((*[24]byte)(b[:]), c, plainFrame)
+		putAddrs4((*[12]byte)(b[24:]), c)
+		return dst, nil
+	}
+	return appendAny(dst, v, c)
+}
+
+// appendAny is AppendRecord without the short cut.
+func appendAny(dst []byte, v Version, c *Conn) ([]byte, error) {
 	if c.Client.Family != c.Virtual.Family || c.Client.Family != c.Dest.Family ||
 		(c.Client.Family != IPv4 && c.Client.Family != IPv6) {
 		return dst, checkFamilies(c)
@@ -37,11 +49,7 @@ func AppendRecord(dst []byte, v Version, c *Conn) ([]byte, error) {
 	if v == Version0 {
 		return appendRecordV0(dst, c)
 	}
-	fixed := fixedSizeV4
-	if c.Client.Family == IPv6 {
-		fixed = fixedSizeV6
-	}
-	size := fixed + len(c.Options)
+	size := RecordSize(v, c)
 	if len(c.Options) != 0 {
 		if err := c.Options.check(); err != nil {
 			return dst, err
@@ -56,14 +64,16 @@ func AppendRecord(dst []byte, v Version, c *Conn) ([]byte, error) {
 	}
 	dst = dst[:n+size]
 	b := dst[n:]
-	if fixed == fixedSizeV4 {
-		putFixed4((*[fixedSizeV4]byte)(b), c, size)
+	if c.Client.Family == IPv4 {
+		putFixed((*[24]byte)(b), c, frame(0, size))
+		putAddrs4((*[12]byte)(b[24:]), c)
 	} else {
-		putFixed6((*[fixedSizeV6]byte)(b), c, size)
+		putFixed((*[24]byte)(b), c, frame(typeIPv6, size))
+		copy(b[24:40], c.Client.Addr[:])
+		copy(b[40:56], c.Virtual.Addr[:])
+		copy(b[56:72], c.Dest.Addr[:])
 	}
-	if len(c.Options) != 0 {
-		copy(b[fixed:], c.Options)
-	}
+	copy(b[size-len(c.Options):], c.Options)
 	return dst, nil
 }
 
@@ -77,39 +87,52 @@ func (c *Conn) PlainIPv4() bool {
 }
 
 // PutPlainIPv4 writes the record of c, for which PlainIPv4 must hold: what
-// AppendRecord would append, in half the time.
+// AppendRecord would append. It is too long for the compiler to inline.
 func PutPlainIPv4(b *[PlainIPv4Size]byte, c *Conn) {
-	be := binary.BigEndian
-	be.PutUint64(b[0:], uint64(c.Protocol)<<48|fixedSizeV4<<32|uint64(c.Flags))
-	be.PutUint64(b[8:], uint64(c.State)<<48|uint64(c.Client.Port)<<32|uint64(c.Virtual.Port)<<16|uint64(c.Dest.Port))
-	be.PutUint64(b[16:], uint64(c.Fwmark)<<32|uint64(c.Timeout))
-	*(*[4]byte)(b[24:]) = [4]byte(c.Client.Addr[:4])
-	*(*[4]byte)(b[28:]) = [4]byte(c.Virtual.Addr[:4])
-	*(*[4]byte)(b[32:]) = [4]byte(c.Dest.Addr[:4])
+	putFixed((*[24]byte)(b[:]), c, plainFrame)
+	putAddrs4((*[12]byte)(b[24:]), c)
 }
 
-// putFixed4 writes the fixed part of a version 1 record of IPv4: whole words, as
-// few stores as there can be.
-func putFixed4(b *[fixedSizeV4]byte, c *Conn, size int) {
-	putFixed((*[24]byte)(b[:24]), c, 0, size)
-	*(*[4]byte)(b[24:]) = [4]byte(c.Client.Addr[:4])
-	*(*[4]byte)(b[28:]) = [4]byte(c.Virtual.Addr[:4])
-	*(*[4]byte)(b[32:]) = [4]byte(c.Dest.Addr[:4])
+// PutPlainIPv4s writes the records of conns, for all of which PlainIPv4 must hold,
+// back to back into b, which must have room for them: PutPlainIPv4 for each,
+// without the calls, which are a third of the time.
+func PutPlainIPv4s(b []byte, conns []Conn) {
+	b = b[:len(conns)*PlainIPv4Size]
+	for i := range conns {
+		c, r := &conns[i], (*[PlainIPv4Size]byte)(b[i*PlainIPv4Size:])
+		putFixed((*[24]byte)(r[:]), c, plainFrame)
+		putAddrs4((*[12]byte)(r[24:]), c)
+	}
 }
 
-func putFixed6(b *[fixedSizeV6]byte, c *Conn, size int) {
-	putFixed((*[24]byte)(b[:24]), c, typeIPv6, size)
-	*(*[16]byte)(b[24:]) = c.Client.Addr
-	*(*[16]byte)(b[40:]) = c.Virtual.Addr
-	*(*[16]byte)(b[56:]) = c.Dest.Addr
+// frame is the first word of a record, as little-endian memory has it, less the
+// protocol: type, (protocol), version and size.
+func frame(typ byte, size int) uint32 {
+	return uint32(typ) | uint32(size>>8)<<16 | uint32(size&0xff)<<24
 }
 
-// putFixed writes what precedes the addresses.
-func putFixed(b *[24]byte, c *Conn, typ byte, size int) {
-	be := binary.BigEndian
-	be.PutUint64(b[0:], uint64(typ)<<56|uint64(c.Protocol)<<48|uint64(size)<<32|uint64(c.Flags))
-	be.PutUint64(b[8:], uint64(c.State)<<48|uint64(c.Client.Port)<<32|uint64(c.Virtual.Port)<<16|uint64(c.Dest.Port))
-	be.PutUint64(b[16:], uint64(c.Fwmark)<<32|uint64(c.Timeout))
+// plainFrame is the frame of a plain IPv4 record; its type is 0.
+const plainFrame = PlainIPv4Size << 24
+
+// putFixed writes what precedes the addresses of a version 1 record. A store for
+// each field is faster than putting fields together to make fewer stores, but for
+// the first word, half of which is a constant in the calls that matter.
+func putFixed(b *[24]byte, c *Conn, frame uint32) {
+	binary.LittleEndian.PutUint32(b[0:], frame|uint32(c.Protocol)<<8)
+	binary.BigEndian.PutUint32(b[4:], uint32(c.Flags))
+	binary.BigEndian.PutUint16(b[8:], uint16(c.State))
+	binary.BigEndian.PutUint16(b[10:], c.Client.Port)
+	binary.BigEndian.PutUint16(b[12:], c.Virtual.Port)
+	binary.BigEndian.PutUint16(b[14:], c.Dest.Port)
+	binary.BigEndian.PutUint32(b[16:], c.Fwmark)
+	binary.BigEndian.PutUint32(b[20:], c.Timeout)
+}
+
+// putAddrs4 writes what follows that in a record of IPv4.
+func putAddrs4(b *[12]byte, c *Conn) {
+	*(*[4]byte)(b[0:]) = [4]byte(c.Client.Addr[:])
+	*(*[4]byte)(b[4:]) = [4]byte(c.Virtual.Addr[:])
+	*(*[4]byte)(b[8:]) = [4]byte(c.Dest.Addr[:])
 }
 
 func appendRecordV0(dst []byte, c *Conn) ([]byte, error) {

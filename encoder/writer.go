@@ -59,6 +59,20 @@ func (w *Writer) advance(at, size int) {
 // behind the others; a *FieldError that it cannot be encoded, or fits no
 // message of this limit. In either case the message is as before.
 func (w *Writer) Append(c *Conn) error {
+	at := w.size
+	if w.version != Version1 || at%alignment != 0 || len(w.buf)-at < PlainIPv4Size || w.count == MaxRecords || !c.PlainIPv4() {
+		return w.appendAny(c)
+	}
+	b := (*[PlainIPv4Size]byte)(w.buf[at:])
+	putFixed((*[24]byte)(b[:]), c, plainFrame)
+	putAddrs4((*[12]byte)(b[24:]), c)
+	w.size = at + PlainIPv4Size
+	w.count++
+	return nil
+}
+
+// appendAny is Append without the short cut.
+func (w *Writer) appendAny(c *Conn) error {
 	size := RecordSize(w.version, c)
 	at, ok := w.place(size)
 	if !ok {
@@ -67,7 +81,7 @@ func (w *Writer) Append(c *Conn) error {
 		}
 		return ErrFull
 	}
-	if _, err := AppendRecord(w.buf[at:at], w.version, c); err != nil {
+	if _, err := appendAny(w.buf[at:at], w.version, c); err != nil {
 		return err
 	}
 	w.advance(at, size)
