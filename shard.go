@@ -136,9 +136,7 @@ func (sh *Shard) reservePlain(conns []Conn, p Priority) int {
 		return 0
 	}
 	room, n := sh.own.ReserveMany(encoder.PlainIPv4Size, plain, sh.limits[p])
-	for i := range conns[:n] {
-		encoder.PutPlainIPv4((*[encoder.PlainIPv4Size]byte)(room[i*encoder.PlainIPv4Size:]), &conns[i])
-	}
+	encoder.PutPlainIPv4s(room, conns[:n])
 	return n
 }
 
