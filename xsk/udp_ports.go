@@ -145,7 +145,8 @@ func (r *udpRxPorts) takeOf(worth func(at int) bool) bool {
 		if !worth(at) {
 			continue
 		}
-		if batch, err := r.rx[at].Receive(0); len(batch) > 0 || err != nil {
+		// Where all that came was dropped there may be more, of which no event tells.
+		if batch, err := r.rx[at].Receive(0); len(batch) > 0 || err != nil || r.rx[at].used > 0 {
 			r.turn, r.lent, r.last, r.failed = at+1, r.rx[at], r.rx[at], err
 			return true
 		}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ipvsync/ipvsync/xsk/xsktest"
 )
 
@@ -88,6 +90,54 @@ func TestUDPPorts(t *testing.T) {
 	}
 	if err := <-ended; !errors.Is(err, ErrClosed) {
 		t.Errorf("Receive after Close: %v", err)
+	}
+}
+
+// Where a port's first messages are all dropped, those behind them do not wait for
+// the next event: none comes for what has arrived before.
+func TestUDPPortsBehindDropped(t *testing.T) {
+	a, b := xsktest.VethPair(t)
+	const batch, long = 4, 200
+	var r *udpRxPorts
+	in(t, b, func() error {
+		rx, err := openUDPRx(UDPConfig{
+			Interface: b.Name, Group: group4, Port: port, Batch: batch, MaxPayload: long / 2, GRO: OffloadOff,
+		}, port+1)
+		if err == nil {
+			r = rx.(*udpRxPorts)
+		}
+		return err
+	})
+	defer r.Close()
+	tx := openTx(t, a, UDPConfig{Group: group4, Port: port + 1})
+	for range 2 * batch {
+		put(t, tx, make([]byte, long))
+	}
+	put(t, tx, []byte("short"))
+	flush(t, tx)
+	fd := r.rx[1].fd
+	waitFor(t, func() bool { // the last one is there
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, 2*batch*long); err != nil {
+			t.Fatal(err)
+		}
+		var buf [long]byte
+		n, _, err := unix.Recvfrom(fd, buf[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return err == nil && string(buf[:n]) == "short"
+	})
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEEK_OFF, -1); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		batch, err := r.Receive(-1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(batch) > 0 {
+			break
+		}
+	}
+	if st := r.Stats(); st.Messages != 1 || st.Truncated != 2*batch || st.Waits != 0 {
+		t.Errorf("%+v", st)
 	}
 }
 
