@@ -105,7 +105,7 @@ func (w *pollWaiter) pause() {
 	if !w.paused {
 		w.paused = true
 		for _, s := range w.sockets {
-			_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_DEL, s, nil) // it is there
+			_ = unix.EpollCtl(w.fd, unix.EPOLL_CTL_DEL, s, nil) // an error: resume has not got to it
 		}
 	}
 }
@@ -115,7 +115,11 @@ func (w *pollWaiter) resume() error {
 		return nil
 	}
 	w.paused = false
-	return addToEpoll(w.fd, w.sockets)
+	err := addToEpoll(w.fd, w.sockets)
+	if err != nil {
+		w.pause() // some are in it; the next wait tries again
+	}
+	return err
 }
 
 func (w *pollWaiter) wait(end time.Time, try func() bool) (ok, woken bool, err error) {

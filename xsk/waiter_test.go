@@ -152,3 +152,33 @@ func TestWaiterNeedsSockets(t *testing.T) {
 		}
 	}
 }
+
+// A waiter that could not watch its sockets again tries once more with the next wait.
+func TestWaiterResumes(t *testing.T) {
+	near1, far1 := pair(t)
+	near2, far2 := pair(t)
+	w, err := pollAll([]int{near1, near2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	w.pause()
+	w.sockets = []int{near1, -1}
+	if _, _, err := w.wait(time.Now(), func() bool { return false }); err == nil {
+		t.Fatal("no error")
+	}
+	w.sockets = []int{near1, near2}
+	for _, far := range []int{far1, far2} {
+		tries := 0
+		ok, _, err := w.wait(time.Now().Add(patience), func() bool {
+			if tries++; tries == 1 {
+				tell(t, far) // from now on an event alone tells
+				return false
+			}
+			return heard(near1, near2)
+		})
+		if !ok || err != nil {
+			t.Fatalf("%v, %v", ok, err)
+		}
+	}
+}
