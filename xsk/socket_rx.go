@@ -62,8 +62,16 @@ func (q *RxQueue) Refill() {
 	}
 	if put {
 		q.fill.publish()
-		if q.wake != nil && q.fill.needWakeup() {
-			q.wake()
-		}
+		q.wakeDriver()
+	}
+}
+
+// wakeDriver has a driver that waits for the fill ring look at it. One that found it
+// empty says so a moment later, perhaps after Refill has asked: whoever is about to
+// wait asks again. poll does it by itself, but a poller that is told of edges polls
+// only once something has come.
+func (q *RxQueue) wakeDriver() {
+	if q.wake != nil && q.fill.needWakeup() {
+		q.wake()
 	}
 }

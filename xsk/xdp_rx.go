@@ -131,6 +131,8 @@ func (r *XDPRx) Receive(wait time.Duration) ([]Datagram, error) {
 		}
 		woken, err := r.wait(now, left)
 		switch {
+		case len(r.batch) > 0: // counted, and so delivered, also if Close was called
+			continue
 		case r.closed.Load():
 			return nil, ErrClosed
 		case err != nil:
@@ -174,6 +176,9 @@ func (r *XDPRx) wait(now time.Time, d time.Duration) (woken bool, err error) {
 		nap := unix.NsecToTimespec(int64(min(d, napTime)))
 		_, _ = ppoll(nil, &nap) // EINTR: no matter
 		return false, nil
+	}
+	for i := range r.queues {
+		r.queues[i].q.wakeDriver() // it may have asked after the last refill
 	}
 	_, woken, err = r.waiter.wait(now.Add(d), r.collects)
 	if err != nil {
