@@ -129,7 +129,7 @@ type RxStats struct {
 	Bytes       uint64 // payload bytes of those, without headers
 	Truncated   uint64 // messages longer than MaxPayload: dropped, never delivered in part
 	SocketDrops uint64 // messages that the kernel dropped: socket buffer full, or bad checksum
-	Syscalls    uint64 // system calls made to receive, wait and count drops
+	Syscalls    uint64 // system calls made to receive, nap and count drops, without those of Waits
 	Waits       uint64 // times that there was nothing and Receive waited
 	LinkDown    uint64 // checks of the interface that found it down or gone
 	Errors      uint64 // receive errors returned by the kernel
