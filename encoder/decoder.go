@@ -48,6 +48,7 @@ type Decoder struct {
 	left    int    // records that the count still promises
 	stopped Reason // why the kernel stops, or Accepted
 	dead    bool   // there is no next record to find
+	smooth  bool   // version 1, and nothing has stopped the walk
 }
 
 // Open begins a message: one whole datagram. It returns Accepted, or why a
@@ -56,7 +57,7 @@ type Decoder struct {
 func (d *Decoder) Open(msg []byte) Reason {
 	d.header, d.msg = Header{}, msg
 	d.next, d.end, d.left = 0, 0, 0
-	d.stopped, d.dead = Accepted, true
+	d.stopped, d.dead, d.smooth = Accepted, true, false
 	if len(msg) < headerSizeV0 {
 		return d.refuse(MessageTooShort)
 	}
@@ -88,6 +89,7 @@ func (d *Decoder) Open(msg []byte) Reason {
 	d.left = int(h.Count)
 	d.dead = false
 	d.stopped = reason
+	d.smooth = reason == Accepted && h.Version == Version1
 	return reason
 }
 
@@ -104,6 +106,24 @@ func (d *Decoder) Header() Header { return d.header }
 // for every verdict; c.Options holds the well-formed options of a record that
 // was refused for another. Next never reads past the message.
 func (d *Decoder) Next(c *Conn) (reason Reason, ok bool) {
+	at, end := d.next, d.next+PlainIPv4Size
+	if !d.smooth || d.left == 0 || end > len(d.msg) {
+		return d.nextAny(c)
+	}
+	b := (*[PlainIPv4Size]byte)(d.msg[at:end:end])
+	if !acceptedPlainIPv4(b) {
+		return d.nextAny(c)
+	}
+	getFixed(c, (*[24]byte)(b[:]))
+	getAddrs4(c, (*[12]byte)(b[24:]))
+	c.Options = c.Options[:0]
+	d.next, d.end = end, end // without padding
+	d.left--
+	return Accepted, true
+}
+
+// nextAny is Next without the short cut.
+func (d *Decoder) nextAny(c *Conn) (reason Reason, ok bool) {
 	if d.left == 0 || d.dead {
 		return Accepted, false
 	}
@@ -117,6 +137,7 @@ func (d *Decoder) Next(c *Conn) (reason Reason, ok bool) {
 		d.left--
 	}
 	if reason.Scope() >= ScopeRest {
+		d.smooth = false
 		if already == Accepted {
 			d.stopped = reason
 		}
@@ -153,7 +174,7 @@ func (d *Decoder) nextV1(c *Conn) (Reason, bool) {
 	if reason != Accepted {
 		// The fixed part is filled for whoever analyses it; where the record
 		// ends is known unless its size makes no sense.
-		fillFixed(c, b[:max(size, fixedSizeV4)])
+		fillRecord(c, b[:max(size, fixedSizeV4)])
 		c.Options = c.Options[:0]
 		if size < fixedSizeV4 {
 			d.dead = true
@@ -161,7 +182,7 @@ func (d *Decoder) nextV1(c *Conn) (Reason, bool) {
 		d.advance(size)
 		return reason, true
 	}
-	options := fillFixed(c, b[:size])
+	options := fillRecord(c, b[:size])
 	if len(options) == 0 {
 		c.Options = c.Options[:0]
 	} else {
@@ -198,74 +219,6 @@ func (d *Decoder) advance(size int) {
 	d.next = min(align(d.next+size), len(d.msg))
 }
 
-// fillFixed decodes the fixed part of a version 1 record, at least 36 bytes,
-// and returns what follows it. An IPv6 record that is too short for its
-// addresses has none.
-func fillFixed(c *Conn, b []byte) (options []byte) {
-	_ = b[fixedSizeV4-1]
-	c.Protocol = Protocol(b[1])
-	c.Flags = Flags(binary.BigEndian.Uint32(b[4:]))
-	c.State = State(binary.BigEndian.Uint16(b[8:]))
-	c.Fwmark = binary.BigEndian.Uint32(b[16:])
-	c.Timeout = binary.BigEndian.Uint32(b[20:])
-	if b[0]&typeIPv6 == 0 {
-		c.Client.set4(b[24:28], binary.BigEndian.Uint16(b[10:]))
-		c.Virtual.set4(b[28:32], binary.BigEndian.Uint16(b[12:]))
-		c.Dest.set4(b[32:36], binary.BigEndian.Uint16(b[14:]))
-		return b[fixedSizeV4:]
-	}
-	c.Client = Endpoint{Port: binary.BigEndian.Uint16(b[10:])}
-	c.Virtual = Endpoint{Port: binary.BigEndian.Uint16(b[12:])}
-	c.Dest = Endpoint{Port: binary.BigEndian.Uint16(b[14:])}
-	if len(b) < fixedSizeV6 {
-		return nil
-	}
-	c.Client.Family, c.Virtual.Family, c.Dest.Family = IPv6, IPv6, IPv6
-	copy(c.Client.Addr[:], b[24:40])
-	copy(c.Virtual.Addr[:], b[40:56])
-	copy(c.Dest.Addr[:], b[56:72])
-	return b[fixedSizeV6:]
-}
-
-// set4 fills e in place: an Endpoint made and then copied costs twice the time.
-func (e *Endpoint) set4(addr []byte, port uint16) {
-	_ = addr[3]
-	binary.NativeEndian.PutUint32(e.Addr[:4], binary.NativeEndian.Uint32(addr))
-	clear(e.Addr[4:])
-	e.Port = port
-	e.Family = IPv4
-}
-
-// checkState is the kernel's test of protocol and state.
-func checkState(c *Conn) Reason {
-	if c.Flags&FlagTemplate != 0 {
-		if c.State > TemplateAssured {
-			return InvalidState
-		}
-		return Accepted
-	}
-	n, ok := numStates(c.Protocol)
-	switch {
-	case !ok:
-		return UnsupportedProtocol
-	case c.State >= n:
-		return InvalidState
-	}
-	return Accepted
-}
-
-// checkHashed tells the connections that a backup never has in its table,
-// although nothing is wrong with their records.
-func checkHashed(f Flags) Reason {
-	switch {
-	case f&FlagOnePacket != 0:
-		return OnePacket
-	case f&FlagTemplate != 0 && f&FlagNoCport != 0:
-		return TemplateNoCport
-	}
-	return Accepted
-}
-
 // checkEngine is the kernel's search for the engine that a record with engine
 // data names; the name is compared as a C string.
 func (d *Decoder) checkEngine(o Options) Reason {
@@ -296,9 +249,8 @@ func (d *Decoder) nextV0(c *Conn) (Reason, bool) {
 		return MessageCut, false
 	}
 	c.Protocol = Protocol(b[1])
-	c.Client.set4(b[8:12], binary.BigEndian.Uint16(b[2:]))
-	c.Virtual.set4(b[12:16], binary.BigEndian.Uint16(b[4:]))
-	c.Dest.set4(b[16:20], binary.BigEndian.Uint16(b[6:]))
+	c.Client.Port, c.Virtual.Port, c.Dest.Port = binary.BigEndian.Uint16(b[2:]), binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:])
+	getAddrs4(c, (*[12]byte)(b[8:]))
 	c.Flags = Flags(binary.BigEndian.Uint16(b[20:]))
 	c.State = State(binary.BigEndian.Uint16(b[22:]))
 	c.Fwmark, c.Timeout = 0, 0

@@ -87,20 +87,10 @@ func stateNames(p Protocol, f Flags) []string {
 	return nil
 }
 
-// numStates is pp->num_states of ip_vs_proto_{tcp,udp,sctp,ah_esp}.c; ok is
-// false when Linux 6.1 has no such protocol.
-func numStates(p Protocol) (n State, ok bool) {
-	switch p {
-	case TCP:
-		return State(len(tcpStates)), true
-	case UDP:
-		return State(len(udpStates)), true
-	case SCTP:
-		return State(len(sctpStates)), true
-	case ESP, AH:
-		return 1, true
-	}
-	return 0, false
+// protocolStates is pp->num_states of ip_vs_proto_{tcp,udp,sctp,ah_esp}.c by
+// protocol; 0 where Linux 6.1 has no such protocol.
+var protocolStates = [256]uint8{
+	TCP: uint8(len(tcpStates)), UDP: uint8(len(udpStates)), SCTP: uint8(len(sctpStates)), ESP: 1, AH: 1,
 }
 
 // StateName is the name by which /proc/net/ip_vs_conn shows the state s of a

@@ -59,14 +59,14 @@ func (w *Writer) advance(at, size int) {
 // behind the others; a *FieldError that it cannot be encoded, or fits no
 // message of this limit. In either case the message is as before.
 func (w *Writer) Append(c *Conn) error {
-	at := w.size
-	if w.version != Version1 || at%alignment != 0 || len(w.buf)-at < PlainIPv4Size || w.count == MaxRecords || !c.PlainIPv4() {
+	at, end := w.size, w.size+PlainIPv4Size
+	if w.version != Version1 || at%alignment != 0 || end > len(w.buf) || w.count == MaxRecords || !c.PlainIPv4() {
 		return w.appendAny(c)
 	}
-	b := (*[PlainIPv4Size]byte)(w.buf[at:])
+	b := (*[PlainIPv4Size]byte)(w.buf[at:end:end])
 	putFixed((*[24]byte)(b[:]), c, plainFrame)
 	putAddrs4((*[12]byte)(b[24:]), c)
-	w.size = at + PlainIPv4Size
+	w.size = end
 	w.count++
 	return nil
 }
