@@ -279,7 +279,7 @@ func (c *SenderConfig) setDefaults() error {
 	case c.MaxSize != 0 && (c.MaxSize < encoder.MinMessageSize || c.MaxSize > encoder.MaxMessageSize):
 		return configError("MaxSize", "is %d, want %d to %d", c.MaxSize, encoder.MinMessageSize, encoder.MaxMessageSize)
 	}
-	return nil
+	return checkCPUs(c.CPUs)
 }
 
 func (c *ReceiverConfig) setDefaults() error {
@@ -297,6 +297,18 @@ func (c *ReceiverConfig) setDefaults() error {
 		return configError("Ports", "is %d, want 1 to %d", c.Ports, MaxPorts)
 	case int(c.Port)+c.Ports-1 > 65535:
 		return configError("Ports", "%d from port %d on go past 65535", c.Ports, c.Port)
+	}
+	return checkCPUs(c.CPUs)
+}
+
+// maxCPUs is how many processors a unix.CPUSet has room for: CPU_SETSIZE of glibc.
+const maxCPUs = 1024
+
+func checkCPUs(cpus []int) error {
+	for _, cpu := range cpus {
+		if cpu < 0 || cpu >= maxCPUs {
+			return configError("CPUs", "has processor %d, want 0 to %d", cpu, maxCPUs-1)
+		}
 	}
 	return nil
 }

@@ -517,6 +517,14 @@ func TestConfigErrors(t *testing.T) {
 	if _, err := NewReceiver(ReceiverConfig{}, func(*Message) {}); !errors.Is(err, ErrConfig) {
 		t.Error(err)
 	}
+	for _, cpu := range []int{-65, -1, maxCPUs} {
+		if _, err := NewReceiver(ReceiverConfig{Link: Link{Interface: "lo"}, CPUs: []int{cpu}}, func(*Message) {}); !errors.Is(err, ErrConfig) {
+			t.Errorf("processor %d: %v", cpu, err)
+		}
+		if _, err := NewSender(SenderConfig{Link: Link{Interface: "lo"}, CPUs: []int{cpu}}); !errors.Is(err, ErrConfig) {
+			t.Errorf("processor %d: %v", cpu, err)
+		}
+	}
 	if _, err := NewReceiver(ReceiverConfig{Link: Link{Interface: "lo"}}, nil); !errors.Is(err, ErrConfig) {
 		t.Error(err)
 	}
