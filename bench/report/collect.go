@@ -30,11 +30,11 @@ var suites = []suite{
 	}},
 	// Ten million flows take long to fill in.
 	{"table", ".", "", func(c *collector) []string {
-		return []string{"-bench", "^BenchmarkTable(Apply|Lookup|Add|GC)$", "-benchtime", c.benchtime, "-count", "3", "-timeout", "60m"}
+		return []string{"-bench", "^BenchmarkTable(Apply|Lookup|Add|GC)$", "-benchtime", c.benchtime, "-count", c.slow(), "-timeout", "60m"}
 	}},
 	// Each repetition boots a machine of its own; a step of the rate is an operation.
 	{"kernel", "./bench", "", func(c *collector) []string {
-		return []string{"-bench", "^BenchmarkKernel", "-benchtime", "1x", "-count", "3", "-timeout", "60m"}
+		return []string{"-bench", "^BenchmarkKernel", "-benchtime", "1x", "-count", c.slow(), "-timeout", "60m"}
 	}},
 }
 
@@ -45,6 +45,9 @@ type collector struct {
 	benchtime  string
 	progress   io.Writer
 }
+
+// slow is the count of suites of which one repetition takes minutes.
+func (c *collector) slow() string { return fmt.Sprint(max(1, c.count/2)) }
 
 // collect runs the suites and profiles that only names, or all.
 func (c *collector) collect(ctx context.Context, only string) error {
