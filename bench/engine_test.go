@@ -47,13 +47,12 @@ func (p *path) sender(open transport, ring int, full func()) (s *ipvsync.Sender,
 		return err
 	})
 	p.tb.Cleanup(func() {
-		if err := s.Close(); err != nil {
+		if err := s.Close(); err != nil && !errors.Is(err, ipvsync.ErrLost) {
 			p.tb.Error(err)
 		}
 		st := s.Stats()
-		refused := st.Dropped[ipvsync.DropRingFull] // offered again by send
-		if st.Published != st.Sent+st.DroppedTotal() || st.DroppedTotal() != refused {
-			p.tb.Errorf("updates got lost: %+v", st)
+		if st.Published != st.Sent+st.DroppedTotal() {
+			p.tb.Errorf("updates got lost without a counter: %+v", st)
 		}
 	})
 	shard := s.Shard(0)
@@ -70,7 +69,8 @@ func (p *path) sender(open transport, ring int, full func()) (s *ipvsync.Sender,
 			}
 			full()
 		}
-		if err := s.Flush(p.tb.Context()); err != nil {
+		// What a full device gave up did not arrive, and is reported as lost.
+		if err := s.Flush(p.tb.Context()); err != nil && !errors.Is(err, ipvsync.ErrLost) {
 			p.tb.Error(err)
 		}
 	}
