@@ -95,7 +95,7 @@ func (r *results) add(rec *benchfmt.Result) {
 	if i := strings.LastIndexByte(name, '-'); i >= 0 {
 		name = name[:i] // the number of processors
 	}
-	name = strings.ReplaceAll(strings.ReplaceAll(name, "_", " "), "AF XDP", "AF_XDP")
+	name = strings.NewReplacer("AF_XDP", "AF_XDP", "UDP_SEGMENT", "UDP_SEGMENT", "UDP_GRO", "UDP_GRO", "_", " ").Replace(name)
 	row := r.find(bench, name)
 	if row == nil {
 		row = newRow(bench, name)
