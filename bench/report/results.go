@@ -87,8 +87,10 @@ func (r *results) add(rec *benchfmt.Result) {
 			if !slices.Contains(r.commands, v) {
 				r.commands = append(r.commands, v)
 			}
-		} else if v != "" {
-			r.facts[key] = v
+		} else if was := r.facts[key]; was == "" || v == "" {
+			r.facts[key] = was + v
+		} else if !slices.Contains(strings.Split(was, ", "), v) {
+			r.facts[key] = was + ", " + v // suites that were run apart
 		}
 	}
 	bench, name, _ := strings.Cut(string(rec.Name), "/")
