@@ -38,7 +38,7 @@ func drawPlots(res *results, dir string) error {
 	for _, bench := range res.benches() {
 		if rows := res.of(bench); isDuel(rows) {
 			p, err := bars(bench, rows)
-			if err := save(duelPlot(bench), vg.Length(3+len(rows))*vg.Centimeter, p, err); err != nil {
+			if err := save(duelPlot(bench), vg.Length(3+1.1*float64(len(rows)))*vg.Centimeter, p, err); err != nil {
 				return err
 			}
 		}
@@ -85,7 +85,7 @@ func bars(bench string, rows []*row) (*plot.Plot, error) {
 		values := make(plotter.Values, len(rows))
 		for i := range rows {
 			r := rows[len(rows)-1-i] // the first on top
-			names[i], values[i] = r.name, r.median(unit)
+			names[i], values[i] = twoLines(r.name), r.median(unit)
 		}
 		chart, err := plotter.NewBarChart(values, width)
 		if err != nil {
@@ -105,7 +105,14 @@ func bars(bench string, rows []*row) (*plot.Plot, error) {
 	p.X.Max *= 1.3 // room for the legend
 	p.Legend.Padding = vg.Millimeter
 	p.NominalY(names...)
+	p.Y.Tick.Label.Font.Size = vg.Points(8)
+	p.Y.Padding = vg.Centimeter // a viewer's font may be wider than the one that is measured
 	return p, nil
+}
+
+// twoLines has the opponent of a duel below ours.
+func twoLines(name string) string {
+	return strings.Replace(name, " against ", "\nagainst ", 1)
 }
 
 // percentile finds the quantiles among the units of a row.
