@@ -21,8 +21,8 @@ import (
 //	receiver, err := ipvsync.NewReceiver(cfg, func(m *ipvsync.Message) { table.Apply(m.Conns) })
 //	go table.Run(ctx)
 //
-// All methods may be called concurrently. Lookup and All take no lock, unless a
-// writer is caught in the middle of an entry again and again.
+// All methods may be called concurrently. Lookup, LookupBatch and All take no lock,
+// unless a writer is caught in the middle of an entry again and again.
 //
 // It is the table of a backup without services of its own: a kernel that
 // has the service of a record adds what it knows about it.

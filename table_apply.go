@@ -17,9 +17,10 @@ import (
 // time, in place of one after the other.
 const tableWindow = 64
 
-// batch is the working memory of an Apply.
+// batch is the working memory of an Apply or a LookupBatch.
 type batch struct {
 	keys   [tableWindow]flowKey
+	kinds  [tableWindow]kind // what LookupBatch looks for
 	shards [tableWindow]uint8
 	order  [tableWindow]uint8
 	lines  [2 * tableWindow]uintptr // cache lines to be fetched
@@ -159,13 +160,19 @@ func (t *Table) prepare(b *batch, conns []Conn) (together bool) {
 		} else {
 			k.sum(&t.seed)
 		}
-		n := t.shardOf(k.hash)
-		b.shards[i] = uint8(n)
-		x := &t.shards[n].index
-		b.lines[i] = addressOf(x.bucket(x.home(k.hash)))
+		b.home(t, i)
 	}
 	prefetchLines(&b.lines[0], len(conns))
 	return together
+}
+
+// home notes where key i is at home: its shard, and the line of its bucket.
+func (b *batch) home(t *Table, i int) {
+	hash := b.keys[i].hash
+	n := t.shardOf(hash)
+	b.shards[i] = uint8(n)
+	x := &t.shards[n].index
+	b.lines[i] = addressOf(x.bucket(x.home(hash)))
 }
 
 // appendEngine appends the engine part of a template's options.

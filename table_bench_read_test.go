@@ -13,23 +13,57 @@ import (
 	"github.com/ipvsync/ipvsync/encoder"
 )
 
-// readTable is what the benchmark of lookups compares. get gives a copy of what
-// is there, if its time is not over.
+// readTable is what the benchmark of lookups compares. look looks up the keys of a
+// burst of packets, which it makes in its own form first. entries are copies of
+// what is there, if its time is not over.
 type readTable interface {
 	apply([]Conn)
-	get(*Conn, *Entry) bool
+	look(*burst)
+}
+
+// burst is what one reader looks up at once, and its memory.
+type burst struct {
+	conns   [tableBatch]Conn
+	keys    [tableBatch]Key
+	mapKeys [tableBatch]mapKey
+	entries [tableBatch]Entry
+	found   [tableBatch]bool
+}
+
+func (b *burst) makeKeys() {
+	for i := range b.conns {
+		c, k := &b.conns[i], &b.keys[i]
+		k.Protocol, k.Client, k.Virtual = c.Protocol, c.Client, c.Virtual
+	}
+}
+
+func (b *burst) makeMapKeys() {
+	for i := range b.conns {
+		b.mapKeys[i] = mapKeyOf(&b.conns[i])
+	}
 }
 
 type ours struct{ *Table }
 
 func (t ours) apply(conns []Conn) { t.Apply(conns) }
-func (t ours) get(c *Conn, e *Entry) (ok bool) {
-	*e, ok = t.Lookup(Key{Protocol: c.Protocol, Client: c.Client, Virtual: c.Virtual})
-	return ok
+
+func (t ours) look(b *burst) {
+	b.makeKeys()
+	for i := range b.keys {
+		b.entries[i], b.found[i] = t.Lookup(b.keys[i])
+	}
 }
 
-// The others hold pointers to entries that are never changed, only replaced: so
-// a reader sees all of one.
+// oursBatch looks up all at once.
+type oursBatch struct{ ours }
+
+func (t oursBatch) look(b *burst) {
+	b.makeKeys()
+	t.LookupBatch(b.keys[:], b.entries[:], b.found[:])
+}
+
+// The others read the clock once for all. The first two hold pointers to entries
+// that are never changed, only replaced: so a reader sees all of one.
 type syncMap struct {
 	m     sync.Map
 	start time.Time
@@ -42,10 +76,14 @@ func (t *syncMap) apply(conns []Conn) {
 	}
 }
 
-func (t *syncMap) get(c *Conn, e *Entry) bool {
-	k := mapKeyOf(c)
-	v, ok := t.m.Load(k)
-	return ok && v.(*mapEntry).entry(&k, time.Since(t.start), e)
+func (t *syncMap) look(b *burst) {
+	b.makeMapKeys()
+	now := time.Since(t.start)
+	for i := range b.mapKeys {
+		k := &b.mapKeys[i]
+		v, ok := t.m.Load(*k)
+		b.found[i] = ok && v.(*mapEntry).entry(k, now, &b.entries[i])
+	}
 }
 
 type xsyncMap struct {
@@ -60,10 +98,14 @@ func (t *xsyncMap) apply(conns []Conn) {
 	}
 }
 
-func (t *xsyncMap) get(c *Conn, e *Entry) bool {
-	k := mapKeyOf(c)
-	v, ok := t.m.Load(k)
-	return ok && v.entry(&k, time.Since(t.start), e)
+func (t *xsyncMap) look(b *burst) {
+	b.makeMapKeys()
+	now := time.Since(t.start)
+	for i := range b.mapKeys {
+		k := &b.mapKeys[i]
+		v, ok := t.m.Load(*k)
+		b.found[i] = ok && v.entry(k, now, &b.entries[i])
+	}
 }
 
 // xsyncValues holds the entries themselves: Map never changes what it stores, only
@@ -95,14 +137,18 @@ func (t *xsyncValues) apply(conns []Conn) {
 	}
 }
 
-func (t *xsyncValues) get(c *Conn, e *Entry) bool {
-	k := mapKeyOf(c)
-	v, ok := t.m.Load(k)
-	if !ok {
-		return false
+func (t *xsyncValues) look(b *burst) {
+	b.makeMapKeys()
+	now := time.Since(t.start)
+	for i := range b.mapKeys {
+		k := &b.mapKeys[i]
+		v, ok := t.m.Load(*k)
+		if ok {
+			m := mapEntry{dest: v.dest, dport: v.dport, state: v.state, flags: v.flags, fwmark: v.fwmark, timeout: v.timeout, deadline: v.deadline}
+			ok = m.entry(k, now, &b.entries[i])
+		}
+		b.found[i] = ok
 	}
-	m := mapEntry{dest: v.dest, dport: v.dport, state: v.state, flags: v.flags, fwmark: v.fwmark, timeout: v.timeout, deadline: v.deadline}
-	return m.entry(&k, time.Since(t.start), e)
 }
 
 func (m *mapEntry) entry(k *mapKey, now time.Duration, e *Entry) bool {
@@ -111,9 +157,9 @@ func (m *mapEntry) entry(k *mapKey, now time.Duration, e *Entry) bool {
 	return e.Expires > 0
 }
 
-// Two goroutines look up 1 M flows in random order, while a third applies
-// messages to them, as fast as it can (updates/lookup says how fast). ns are
-// of one lookup of one goroutine.
+// Two goroutines look up 1 M flows in random order, in bursts of 40, while a third
+// applies messages to them, as fast as it can (updates/lookup says how fast). ns are
+// of one lookup of one goroutine. The table is read by Lookup and by LookupBatch.
 func BenchmarkTableLookup(b *testing.B) {
 	flows := benchFlows(1_000_000)
 	for _, tc := range []struct {
@@ -145,6 +191,12 @@ func BenchmarkTableLookup(b *testing.B) {
 		}
 		b.Run(tc.name+"/beside a writer", func(b *testing.B) { setUp(); benchmarkLookup(b, t, flows, true) })
 		b.Run(tc.name+"/alone", func(b *testing.B) { setUp(); benchmarkLookup(b, t, flows, false) })
+		if tc.name != "table" {
+			continue
+		}
+		batch := func() readTable { setUp(); return oursBatch{t.(ours)} }
+		b.Run("table, batch/beside a writer", func(b *testing.B) { benchmarkLookup(b, batch(), flows, true) })
+		b.Run("table, batch/alone", func(b *testing.B) { benchmarkLookup(b, batch(), flows, false) })
 		if t, ok := t.(ours); ok {
 			t.Close()
 		}
@@ -173,13 +225,17 @@ func benchmarkLookup(b *testing.B, t readTable, flows int, write bool) {
 	for i := range readers {
 		reader.Go(func() {
 			r := rand.New(rand.NewPCG(5, uint64(i)))
-			var c Conn
-			var e Entry
-			for range b.N {
-				tableFlow(r.Uint32N(uint32(flows)), &c)
-				if !t.get(&c, &e) || e.Dest != c.Dest {
-					b.Errorf("got %v, want %v", &e.Conn, &c)
-					return
+			burst := new(burst)
+			for n := 0; n < b.N; n += tableBatch {
+				for i := range burst.conns {
+					tableFlow(r.Uint32N(uint32(flows)), &burst.conns[i])
+				}
+				t.look(burst)
+				for i := range burst.conns {
+					if c, e := &burst.conns[i], &burst.entries[i]; !burst.found[i] || e.Dest != c.Dest {
+						b.Errorf("got %v, want %v", &e.Conn, c)
+						return
+					}
 				}
 			}
 		})

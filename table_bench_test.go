@@ -25,9 +25,9 @@ func tableFlow(n uint32, c *Conn) {
 	c.Client.Family, c.Virtual.Family, c.Dest.Family = encoder.IPv4, encoder.IPv4, encoder.IPv4
 	binary.BigEndian.PutUint32(c.Client.Addr[:], 0x0a000000+n/64)
 	c.Client.Port = uint16(1024 + n%64*61)
-	c.Virtual.Addr = [16]byte{192, 0, 2, byte(n % 16)}
+	binary.BigEndian.PutUint32(c.Virtual.Addr[:], 0xc0000200|n%16)
 	c.Virtual.Port = 443
-	c.Dest.Addr = [16]byte{10, 1, byte(n >> 8), byte(n)}
+	binary.BigEndian.PutUint32(c.Dest.Addr[:], 0x0a010000|n&0xffff)
 	c.Dest.Port = 8443
 	c.Protocol, c.State, c.Timeout = encoder.TCP, encoder.TCPEstablished, 900
 }

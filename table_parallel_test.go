@@ -116,6 +116,40 @@ func TestTableInParallel(t *testing.T) {
 			}
 		}
 	})
+	var foundMany atomic.Int64
+	readers.Go(func() {
+		const burst = 3 * tableWindow / 2
+		var keys [burst]Key
+		var entries [burst]Entry
+		var ok [burst]bool
+		for n := 0; !done.Load(); n += burst {
+			for i := range keys {
+				c := relatedConn((n+i)%clients, 1, 1)
+				keys[i] = KeyOf(&c)
+			}
+			count := table.LookupBatch(keys[:], entries[:], ok[:])
+			foundMany.Add(int64(count))
+			for i := range keys {
+				client := (n + i) % clients
+				if !ok[i] && client < 2*always && client%2 == 0 {
+					t.Errorf("client %d is not found among many", client)
+					return
+				}
+				if !ok[i] {
+					continue
+				}
+				count--
+				if entries[i].Client != keys[i].Client || !check(&entries[i]) {
+					t.Errorf("asked for %+v, got %v", &keys[i], &entries[i].Conn)
+					return
+				}
+			}
+			if count != 0 {
+				t.Errorf("%d found more than there are", count)
+				return
+			}
+		}
+	})
 	readers.Go(func() {
 		for !done.Load() {
 			for e := range table.All() {
@@ -131,8 +165,8 @@ func TestTableInParallel(t *testing.T) {
 	writers.Wait()
 	done.Store(true)
 	readers.Wait()
-	if st := table.Stats(); found.Load() == 0 || seen.Load() == 0 || st.Expired == 0 || st.Replaced == 0 || st.Refused > 0 {
-		t.Errorf("found %d, seen %d, %+v", found.Load(), seen.Load(), st)
+	if st := table.Stats(); found.Load() == 0 || foundMany.Load() == 0 || seen.Load() == 0 || st.Expired == 0 || st.Replaced == 0 || st.Refused > 0 {
+		t.Errorf("found %d and %d, seen %d, %+v", found.Load(), foundMany.Load(), seen.Load(), st)
 	}
 }
 

@@ -105,6 +105,7 @@ func twinProgram(t *testing.T, r *rand.Rand) {
 				t.Errorf("lookup %v: %v %s, want %v", &c, ok, describeEntry(&e), want)
 			}
 		}
+		compareBatch(t, r, table)
 		if t.Failed() {
 			t.Fatalf("step %d, %d entries", step, entries)
 		}

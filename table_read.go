@@ -61,41 +61,49 @@ func (s *tableShard) toEntry(m *image, r ref, now uint64, e *Entry) {
 // is not known yet. Not found are connections that the kernel does not find
 // either: those of client port 0 without the flag NO_CPORT, and those of another
 // with it. It takes no lock and does not allocate.
-func (t *Table) Lookup(key Key) (Entry, bool) {
-	var e Entry
-	if key.Client.Family != key.Virtual.Family || key.Client.Family != encoder.IPv4 && key.Client.Family != encoder.IPv6 {
-		return e, false
-	}
+func (t *Table) Lookup(key Key) (e Entry, found bool) {
 	var k flowKey
-	k.set(key.Protocol, &key.Client, &key.Virtual)
-	found := false
-	switch {
-	case key.Template && key.EngineData != "":
-		var o encoder.Options
-		o, err := o.AppendPE(key.Engine, []byte(key.EngineData))
-		if err != nil {
-			return e, false
-		}
-		k.sumEngine(&t.seed, o)
-		found = t.lookup(&k, kindEngine, o, &e)
-	case key.Template:
-		k.sum(&t.seed)
-		found = t.lookup(&k, kindTemplate, nil, &e)
+	switch want := k.ask(&key, &t.seed); want {
+	case 0:
+	case kindEngine:
+		found = t.lookupEngine(&key, &k, &e)
 	default:
-		if key.Client.Port != 0 {
-			k.sum(&t.seed)
-			found = t.lookup(&k, kindConn, nil, &e)
-		}
-		if !found && t.noCport.Load() > 0 {
-			k = k.withoutCport(&t.seed)
-			found = t.lookup(&k, kindNoCport, nil, &e)
-		}
+		found = t.lookup(&k, want, nil, 0, &e)
 	}
 	runtime.KeepAlive(t) // or its memory would be unmapped meanwhile
 	if !found {
-		return Entry{}, false
+		e = Entry{}
 	}
-	return e, true
+	return e, found
+}
+
+// ask makes the key, and says which kind of entry is looked for first: 0 for a key
+// that none can have. For kindEngine the hash is still to be made.
+func (k *flowKey) ask(key *Key, seed *hashSeed) kind {
+	if key.Client.Family != key.Virtual.Family || key.Client.Family != encoder.IPv4 && key.Client.Family != encoder.IPv6 {
+		return 0
+	}
+	k.set(key.Protocol, &key.Client, &key.Virtual)
+	k.sum(seed)
+	switch {
+	case key.Template && key.EngineData != "":
+		return kindEngine
+	case key.Template:
+		return kindTemplate
+	case key.Client.Port == 0:
+		return kindNoCport
+	}
+	return kindConn
+}
+
+func (t *Table) lookupEngine(key *Key, k *flowKey, e *Entry) bool {
+	var o encoder.Options
+	o, err := o.AppendPE(key.Engine, []byte(key.EngineData))
+	if err != nil {
+		return false
+	}
+	k.sumEngine(&t.seed, o)
+	return t.lookup(k, kindEngine, o, 0, e)
 }
 
 // patience is how often a reader tries without the mutex. A try fails when the
@@ -103,22 +111,34 @@ func (t *Table) Lookup(key Key) (Entry, bool) {
 // its processor in the middle.
 const patience = 64
 
-func (t *Table) lookup(k *flowKey, want kind, engine []byte, e *Entry) bool {
-	s := t.shard(k.hash)
+// lookup finds an entry of one kind; or, if there is no connection with the client's
+// port, one of which that is not known. since is the time, or 0 if it is still to be asked for.
+func (t *Table) lookup(k *flowKey, want kind, engine []byte, since int64, e *Entry) bool {
+	if t.shard(k.hash).lookup(k, want, engine, since, e) {
+		return true
+	}
+	if want != kindConn || t.noCport.Load() == 0 {
+		return false
+	}
+	z := k.withoutCport(&t.seed)
+	return t.shard(z.hash).lookup(&z, kindNoCport, nil, since, e)
+}
+
+func (s *tableShard) lookup(k *flowKey, want kind, engine []byte, since int64, e *Entry) bool {
 	for range patience {
-		if found, sure := s.tryLookup(k, want, engine, e); sure {
+		if found, sure := s.tryLookup(k, want, engine, since, e); sure {
 			return found
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	found, _ := s.tryLookup(k, want, engine, e)
+	found, _ := s.tryLookup(k, want, engine, since, e)
 	return found
 }
 
 // tryLookup looks once. It is not sure if it met an entry that was being changed
 // or had become another's.
-func (s *tableShard) tryLookup(k *flowKey, want kind, engine []byte, e *Entry) (found, sure bool) {
+func (s *tableShard) tryLookup(k *flowKey, want kind, engine []byte, since int64, e *Entry) (found, sure bool) {
 	tag, b := tagOf(k.hash), s.index.home(k.hash)
 	for {
 		p := s.index.bucket(b)
@@ -128,7 +148,7 @@ func (s *tableShard) tryLookup(k *flowKey, want kind, engine []byte, e *Entry) (
 			if w&slotTag != tag || uint32(w) == 0 || (w&uint64(ref6) != 0) != k.v6 {
 				continue
 			}
-			found, sure := s.follow(ref(w), k, want, engine, e)
+			found, sure := s.follow(ref(w), k, want, engine, since, e)
 			if found || !sure {
 				return found, sure
 			}
@@ -144,15 +164,17 @@ func (s *tableShard) tryLookup(k *flowKey, want kind, engine []byte, e *Entry) (
 }
 
 // follow looks for an entry of the wanted kind from r on to older ones.
-func (s *tableShard) follow(r ref, k *flowKey, want kind, engine []byte, e *Entry) (found, sure bool) {
+func (s *tableShard) follow(r ref, k *flowKey, want kind, engine []byte, since int64, e *Entry) (found, sure bool) {
 	var m image
-	p := s.entry(r)
-	lines := [2]uintptr{addressOf(p), addressOf(wordAfter(p, words4))}
-	prefetchLines(&lines[0], 1+family(k.v6)) // the clock takes as long as the entry needs to come
 	// The clock first: if it says that what is loaded after is over, it is.
-	since := s.table.since()
+	if since == 0 {
+		p := s.entry(r)
+		lines := [2]uintptr{addressOf(p), addressOf(wordAfter(p, words4))}
+		prefetchLines(&lines[0], 1+family(k.v6)) // the clock takes as long as the entry needs to come
+		since = s.table.since()
+	}
 	for first := true; r != 0; first = false {
-		p = s.entry(r)
+		p := s.entry(r)
 		if !m.load(p, k.v6) {
 			return false, false
 		}

@@ -128,6 +128,7 @@ func TestTableDoesNotAllocate(t *testing.T) {
 	table := newTable(t, TableConfig{MaxEntries: 10000})
 	conns := make([]Conn, 40)
 	key := Key{Protocol: encoder.TCP}
+	keys, entries, found := make([]Key, len(conns)), make([]Entry, len(conns)), make([]bool, len(conns))
 	n := 0
 	allocs := testing.AllocsPerRun(200, func() {
 		for i := range conns {
@@ -140,6 +141,10 @@ func TestTableDoesNotAllocate(t *testing.T) {
 			if _, ok := table.Lookup(key); !ok {
 				t.Fatal("not found")
 			}
+			keys[i] = key
+		}
+		if got := table.LookupBatch(keys, entries, found); got != len(keys) {
+			t.Fatalf("%d of %d found", got, len(keys))
 		}
 	})
 	if allocs != 0 {
