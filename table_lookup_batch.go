@@ -6,16 +6,16 @@ import "runtime"
 // is for who takes packets in bursts. A Lookup waits for two cache lines of memory,
 // one after the other; LookupBatch asks for those of up to 64 keys at once.
 //
-// entries[i] and found[i] become what Lookup(keys[i]) returns, so entries[i] is the zero
-// Entry where nothing is found. It returns how many were found. entries
-// and found must be at least as long as keys; what is behind is left as it is, and a
-// shorter one makes it panic.
+// entries[i] and found[i] become what Lookup(keys[i]) returns, so entries[i] is the
+// zero Entry where nothing is found. It returns how many were found. entries and
+// found must be at least as long as keys, or it panics; what is behind is left as it
+// is.
 //
-// The entries are not of one moment: each is as it was at some moment of the call. Expires is seen from the
-// call, for 64 keys at a time. keys are only read, and nothing of them is
-// kept; entries are the caller's, but for the bytes of Options. It takes no
-// lock, and allocates only for keys with EngineData, which are looked up singly. The
-// slices must not be shared with another call at the same time; the Table may be.
+// The entries are not of one moment: each is as it was at some moment of the call.
+// Expires counts from the call, for 64 keys at a time. keys are only read, and
+// nothing of them is kept; entries are the caller's, but for the bytes of Options. It
+// takes no lock, and allocates only for keys with EngineData, which are looked up
+// singly. Several may call it at once, each with slices of its own.
 func (t *Table) LookupBatch(keys []Key, entries []Entry, found []bool) (n int) {
 	entries, found = entries[:len(keys)], found[:len(keys)]
 	b := t.batches.Get().(*batch)
