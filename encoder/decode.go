@@ -2,13 +2,15 @@ package encoder
 
 import "encoding/binary"
 
-// acceptedPlainIPv4 says whether b begins with the record that most are, all of it
-// known to be fine: IPv4 without options, no template, in a state that its protocol
-// has, and not ONE_PACKET. The others are not refused: they are looked at closely.
-func acceptedPlainIPv4(b *[PlainIPv4Size]byte) bool {
-	frame := binary.LittleEndian.Uint32(b[0:]) &^ 0xff00 // without the protocol
+// frameOf is the frame of the record that b begins with, without its protocol.
+func frameOf(b *[PlainIPv4Size]byte) uint32 { return binary.LittleEndian.Uint32(b[0:]) &^ 0xff00 }
+
+// acceptable says of most records without options that a backup accepts them: no
+// template, in a state that its protocol has, and not ONE_PACKET. The others are not
+// refused: they are looked at closely.
+func acceptable(b *[PlainIPv4Size]byte) bool {
 	flags, state := Flags(binary.BigEndian.Uint32(b[4:])), State(binary.BigEndian.Uint16(b[8:]))
-	return frame == plainFrame && flags&(FlagTemplate|FlagOnePacket) == 0 && state < State(protocolStates[b[1]])
+	return flags&(FlagTemplate|FlagOnePacket) == 0 && state < State(protocolStates[b[1]])
 }
 
 // fillRecord decodes the fixed part of a version 1 record, at least 36 bytes,
@@ -16,18 +18,18 @@ func acceptedPlainIPv4(b *[PlainIPv4Size]byte) bool {
 // addresses has none.
 func fillRecord(c *Conn, b []byte) (options []byte) {
 	getFixed(c, (*[24]byte)(b))
-	if b[0]&typeIPv6 == 0 {
+	switch {
+	case b[0]&typeIPv6 == 0:
 		getAddrs4(c, (*[12]byte)(b[24:]))
 		return b[fixedSizeV4:]
+	case len(b) >= fixedSizeV6:
+		getAddrs6(c, (*[48]byte)(b[24:]))
+		return b[fixedSizeV6:]
 	}
-	for i, e := range [...]*Endpoint{&c.Client, &c.Virtual, &c.Dest} {
-		if len(b) < fixedSizeV6 {
-			e.Addr, e.Family = [16]byte{}, FamilyNone
-			continue
-		}
-		e.Addr, e.Family = [16]byte(b[24+16*i:]), IPv6
+	for _, e := range [...]*Endpoint{&c.Client, &c.Virtual, &c.Dest} {
+		e.Addr, e.Family = [16]byte{}, FamilyNone
 	}
-	return b[min(len(b), fixedSizeV6):]
+	return nil
 }
 
 // getFixed reads what precedes the addresses of a version 1 record.
@@ -47,6 +49,13 @@ func getAddrs4(c *Conn, b *[12]byte) {
 	c.Client.set4((*[4]byte)(b[0:]))
 	c.Virtual.set4((*[4]byte)(b[4:]))
 	c.Dest.set4((*[4]byte)(b[8:]))
+}
+
+// getAddrs6 reads those of a record of IPv6.
+func getAddrs6(c *Conn, b *[48]byte) {
+	c.Client.Addr, c.Client.Family = [16]byte(b[0:]), IPv6
+	c.Virtual.Addr, c.Virtual.Family = [16]byte(b[16:]), IPv6
+	c.Dest.Addr, c.Dest.Family = [16]byte(b[32:]), IPv6
 }
 
 // set4 changes e in place: an Endpoint made and then copied costs twice the time.

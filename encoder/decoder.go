@@ -111,11 +111,19 @@ func (d *Decoder) Next(c *Conn) (reason Reason, ok bool) {
 		return d.nextAny(c)
 	}
 	b := (*[PlainIPv4Size]byte)(d.msg[at:end:end])
-	if !acceptedPlainIPv4(b) {
+	if !acceptable(b) {
+		return d.nextAny(c)
+	}
+	switch frame := frameOf(b); {
+	case frame == plainFrame4:
+		getAddrs4(c, (*[12]byte)(b[24:]))
+	case frame == plainFrame6 && at+fixedSizeV6 <= len(d.msg):
+		end = at + fixedSizeV6
+		getAddrs6(c, (*[48]byte)(d.msg[at+24:end]))
+	default:
 		return d.nextAny(c)
 	}
 	getFixed(c, (*[24]byte)(b[:]))
-	getAddrs4(c, (*[12]byte)(b[24:]))
 	c.Options = c.Options[:0]
 	d.next, d.end = end, end // without padding
 	d.left--

@@ -33,7 +33,7 @@ func AppendRecord(dst []byte, v Version, c *Conn) ([]byte, error) {
 	if n := len(dst); v != Version0 && cap(dst)-n >= PlainIPv4Size && c.PlainIPv4() {
 		dst = dst[:n+PlainIPv4Size]
 		b := (*[PlainIPv4Size]byte)(dst[n:])
-		putFixed((*[24]byte)(b[:]), c, plainFrame)
+		putFixed((*[24]byte)(b[:]), c, plainFrame4)
 		putAddrs4((*[12]byte)(b[24:]), c)
 		return dst, nil
 	}
@@ -89,7 +89,7 @@ func (c *Conn) PlainIPv4() bool {
 // PutPlainIPv4 writes the record of c, for which PlainIPv4 must hold: what
 // AppendRecord would append. It is too long for the compiler to inline.
 func PutPlainIPv4(b *[PlainIPv4Size]byte, c *Conn) {
-	putFixed((*[24]byte)(b[:]), c, plainFrame)
+	putFixed((*[24]byte)(b[:]), c, plainFrame4)
 	putAddrs4((*[12]byte)(b[24:]), c)
 }
 
@@ -100,7 +100,7 @@ func PutPlainIPv4s(b []byte, conns []Conn) {
 	b = b[:len(conns)*PlainIPv4Size]
 	for i := range conns {
 		c, r := &conns[i], (*[PlainIPv4Size]byte)(b[i*PlainIPv4Size:])
-		putFixed((*[24]byte)(r[:]), c, plainFrame)
+		putFixed((*[24]byte)(r[:]), c, plainFrame4)
 		putAddrs4((*[12]byte)(r[24:]), c)
 	}
 }
@@ -111,8 +111,11 @@ func frame(typ byte, size int) uint32 {
 	return uint32(typ) | uint32(size>>8)<<16 | uint32(size&0xff)<<24
 }
 
-// plainFrame is the frame of a plain IPv4 record; its type is 0.
-const plainFrame = PlainIPv4Size << 24
+// The frames of records without options.
+const (
+	plainFrame4 = fixedSizeV4 << 24
+	plainFrame6 = fixedSizeV6<<24 | typeIPv6
+)
 
 // putFixed writes what precedes the addresses of a version 1 record. A store for
 // each field is faster than putting fields together to make fewer stores, but for

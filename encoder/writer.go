@@ -64,7 +64,7 @@ func (w *Writer) Append(c *Conn) error {
 		return w.appendAny(c)
 	}
 	b := (*[PlainIPv4Size]byte)(w.buf[at:end:end])
-	putFixed((*[24]byte)(b[:]), c, plainFrame)
+	putFixed((*[24]byte)(b[:]), c, plainFrame4)
 	putAddrs4((*[12]byte)(b[24:]), c)
 	w.size = end
 	w.count++
