@@ -189,14 +189,24 @@ func BenchmarkTableLookup(b *testing.B) {
 				t.apply(conns)
 			}
 		}
-		b.Run(tc.name+"/beside a writer", func(b *testing.B) { setUp(); benchmarkLookup(b, t, flows, true) })
-		b.Run(tc.name+"/alone", func(b *testing.B) { setUp(); benchmarkLookup(b, t, flows, false) })
-		if tc.name != "table" {
-			continue
+		for _, name := range []string{tc.name, tc.name + ", LookupBatch"} {
+			batch := name != tc.name
+			if batch && tc.name != "table" {
+				continue
+			}
+			run := func(write bool) func(*testing.B) {
+				return func(b *testing.B) {
+					setUp()
+					reader := t
+					if batch {
+						reader = oursBatch{t.(ours)}
+					}
+					benchmarkLookup(b, reader, flows, write)
+				}
+			}
+			b.Run("beside a writer/"+name, run(true))
+			b.Run("alone/"+name, run(false))
 		}
-		batch := func() readTable { setUp(); return oursBatch{t.(ours)} }
-		b.Run("table, batch/beside a writer", func(b *testing.B) { benchmarkLookup(b, batch(), flows, true) })
-		b.Run("table, batch/alone", func(b *testing.B) { benchmarkLookup(b, batch(), flows, false) })
 		if t, ok := t.(ours); ok {
 			t.Close()
 		}

@@ -25,7 +25,7 @@ var suites = []suite{
 		return []string{"-short", "-bench", ".", "-benchtime", c.benchtime, "-count", fmt.Sprint(c.count), "-timeout", "60m"}
 	}},
 	{"engine", ".", "", func(c *collector) []string {
-		return []string{"-short", "-bench", "^Benchmark(Publish|PublishFromTwo|Loop|LoopTransports|Engine|Age|Idle)$",
+		return []string{"-short", "-bench", "^Benchmark(Publish|PublishFromTwo|PublishTail|Loop|LoopTransports|Engine|Age|Idle)$",
 			"-benchtime", c.benchtime, "-count", fmt.Sprint(c.count)}
 	}},
 	// Ten million flows take long to fill in.

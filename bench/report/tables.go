@@ -27,6 +27,8 @@ var sections = []section{
 		units: []string{"ns/op"}, baselines: []string{"opponent: copy 36 bytes twice", "opponent: channel"}},
 	{bench: "PublishFromTwo", title: "Publishing from two goroutines", text: "`Sender.Publish` may be called by anybody; one loop gathers. Time of one update, both goroutines at work.",
 		units: []string{"ns/op"}, baselines: []string{"opponent: mutex and slice", "opponent: channel"}},
+	{bench: "PublishTail", title: "The longest calls", text: "Each call of the same two goroutines, with the two looks at the clock around it. The ring and its opponents have room; *max* is mostly the scheduler's.",
+		units: []string{"p50-ns", "p99-ns", "p99.99-ns", "max-µs"}},
 	{bench: "Queue", title: "Queues", text: "Records of 36 bytes from one goroutine to another (SPSC), or from two to one (MPSC), copied in and out. " +
 		"[xsync](https://github.com/puzpuzpuz/xsync) is a well-kept library, one record a call. *SPSC* hands over up to 40 records by one publish. " +
 		"*Slots* is a ring of fixed slots in 50 lines of plain Go."},
@@ -54,12 +56,13 @@ var sections = []section{
 		"*of values* none. None of these ends an entry when its time is over, or can be read meanwhile. *making* is making the records, which is part of all.",
 		units: []string{"ns/op", "B/flow"}, baselines: []string{"map", "IPv4 map of values"}},
 	{bench: "TableAdd", title: "The table: new connections", text: "Three millions of them.", units: []string{"ns/op"}, baselines: []string{"table"}},
-	{bench: "TableLookup", title: "The table: lookups", text: "A million flows, two readers, with or without a writer that refreshes as fast as it can, on two processors.",
-		units: []string{"ns/op", "updates/lookup"}},
+	{bench: "TableLookup", title: "The table: lookups", text: "A million flows, two readers that look up 40 random keys a turn, with or without a writer that refreshes as fast as it can, on two processors. *xsync* is `xsync.Map` of pointers to entries; *of values*, it holds them itself.",
+		units: []string{"ns/op", "updates/lookup"}, baselines: []string{"sync.Map", "xsync values"}},
 	{bench: "TableGC", title: "The table: garbage collection", text: "A collection with ten million flows in memory.", units: []string{"cpu-ns/op", "pause-ns/op"}, baselines: nil},
 	{bench: "ScaleFlows", title: "Cost against flows", text: "`Table.Apply`, refreshes in random order, beside a Go map that knows no rules and has no readers.",
 		plots: []string{"flows"}, units: []string{"ns/rec", "cpu-ns/rec", "B/flow", "lost-%"}},
-	{bench: "ScaleShards", title: "Cost against shards", text: "One publisher, one loop, no network. Each shard has two rings of 1 MiB, of which memory is taken when they fill.",
+	{bench: "ScaleShards", title: "Cost against shards", text: "One publisher, one loop, no network. Each shard has two rings of 1 MiB, of which memory is taken when they fill. " +
+		"An operation is 1000 messages; one shard holds half of them, so there the publisher meets a full ring while the loop, which sleeps until the ring is half full, wakes up.",
 		plots: []string{"shards"}, units: []string{"ns/rec", "cpu-ns/rec", "MiB", "lost-%"}},
 	{bench: "ScalePorts", title: "Cost against ports", text: "8 shards; a transmit loop for each port.", plots: []string{"ports"},
 		units: []string{"ns/rec", "cpu-ns/rec", "MiB", "lost-%"}},
