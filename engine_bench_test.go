@@ -158,7 +158,7 @@ func BenchmarkPublishFromTwo(b *testing.B) {
 			wg.Wait()
 		}, between)
 	}
-	for _, shards := range []int{1, 2, 8, 64} {
+	for _, shards := range []int{1, 2, 8, 16, 64} {
 		s := benchSender(b, shards)
 		b.Run(fmt.Sprintf("Sender.Publish, %d shards", shards), func(b *testing.B) {
 			two(b, func(n int) {

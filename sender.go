@@ -126,9 +126,9 @@ func (s *Sender) PublishPriority(c *Conn, p Priority) error {
 }
 
 // PublishBatch sends updates from any goroutine, as Publish does one after the
-// other, but those of one shard together, at a fraction of the cost. It returns how
-// many were taken. The others were dropped, and counted; the error is that of one
-// of them.
+// other, but those of one shard together: the more of them a shard gets, the less they
+// cost, and never more than by Publish. It returns how many were taken. The others
+// were dropped, and counted; the error is that of one of them.
 func (s *Sender) PublishBatch(conns []Conn) (n int, err error) {
 	return s.PublishBatchPriority(conns, Update)
 }
@@ -152,33 +152,32 @@ func (s *Sender) PublishBatchPriority(conns []Conn, p Priority) (n int, err erro
 const batchPart = 64
 
 func (s *Sender) publishPart(part []Conn, p Priority) (n int, err error) {
-	if len(s.shards) == 1 {
+	switch {
+	case len(s.shards) == 1:
 		return s.shards[0].publishSome(part, ^uint64(0)>>(64-len(part)), p)
-	}
-	var shards [batchPart]uint16
-	var some [64]uint64 // of the shards with this remainder, which updates
-	used := uint64(0)
-	for i := range part {
-		shard := s.shardOf(&part[i])
-		shards[i] = uint16(shard)
-		some[shard%64] |= 1 << i
-		used |= 1 << (shard % 64)
-	}
-	for ; used != 0; used &= used - 1 {
-		for left := some[bits.TrailingZeros64(used)]; left != 0; {
-			shard := shards[bits.TrailingZeros64(left)]
-			these := left
-			for rest := left; len(s.shards) > 64 && rest != 0; rest &= rest - 1 {
-				if i := bits.TrailingZeros64(rest); shards[i] != shard {
-					these &^= 1 << i
-				}
-			}
-			left &^= these
-			k, e := s.shards[shard].publishSome(part, these, p)
-			n += k
-			if err == nil {
+	case len(part) < 2*len(s.shards): // too few for groups
+		for i := range part {
+			if e := s.PublishPriority(&part[i], p); e == nil {
+				n++
+			} else if err == nil {
 				err = e
 			}
+		}
+		return n, err
+	}
+	var some [batchPart / 2]uint64 // of each shard, which updates
+	used := uint32(0)
+	for i := range part {
+		shard := s.shardOf(&part[i])
+		some[shard] |= 1 << i
+		used |= 1 << shard
+	}
+	for ; used != 0; used &= used - 1 {
+		shard := bits.TrailingZeros32(used)
+		k, e := s.shards[shard].publishSome(part, some[shard], p)
+		n += k
+		if err == nil {
+			err = e
 		}
 	}
 	return n, err
@@ -187,6 +186,9 @@ func (s *Sender) publishPart(part []Conn, p Priority) (n int, err error) {
 // shardOf is the number of the shard to which updates of the flow of c go that
 // anybody publishes.
 func (s *Sender) shardOf(c *Conn) int {
+	if len(s.shards) == 1 {
+		return 0
+	}
 	i, _ := bits.Mul64(flowHash(c), uint64(len(s.shards))) // as even as the remainder, without a division
 	return int(i)
 }

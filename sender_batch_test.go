@@ -47,7 +47,7 @@ func TestSenderPublishBatchTwin(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	for _, shards := range []int{1, 2, 3, 64, 150} {
+	for _, shards := range []int{1, 2, 3, 31, 32, 33, 150} {
 		fast, slow := benchSender(t, shards), benchSender(t, shards)
 		for range 30 {
 			batch := make([]Conn, rng.IntN(200))
