@@ -6,7 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"runtime"
-	"strconv"
+	"sync"
 	"sync/atomic"
 )
 
@@ -28,13 +28,21 @@ func (g *guard) leave() {
 	}
 }
 
+// traces holds the beginnings of stack traces, so that a guarded ring allocates no
+// more than another.
+var traces = sync.Pool{New: func() any { return new([64]byte) }}
+
 // goroutine is the number of the calling goroutine, out of its stack trace: the
 // runtime tells it in no other way.
-func goroutine() uint64 {
-	var buf [64]byte
-	s := bytes.TrimPrefix(buf[:runtime.Stack(buf[:], false)], []byte("goroutine "))
-	n, err := strconv.ParseUint(string(s[:bytes.IndexByte(s, ' ')]), 10, 64)
-	if err != nil {
+func goroutine() (n uint64) {
+	buf := traces.Get().(*[64]byte)
+	defer traces.Put(buf)
+	digits := bytes.TrimPrefix(buf[:runtime.Stack(buf[:], false)], []byte("goroutine "))
+	for len(digits) > 0 && digits[0] >= '0' && digits[0] <= '9' {
+		n = n*10 + uint64(digits[0]-'0')
+		digits = digits[1:]
+	}
+	if n == 0 {
 		panic("ring: stack trace without a goroutine's number")
 	}
 	return n
