@@ -28,6 +28,9 @@ var suites = []suite{
 		return []string{"-short", "-bench", "^Benchmark(Publish|PublishFromTwo|PublishTail|Loop|LoopTransports|Engine|Age|Idle)$",
 			"-benchtime", c.benchtime, "-count", fmt.Sprint(c.count)}
 	}},
+	{"encoder", "./encoder", "", func(c *collector) []string {
+		return []string{"-bench", "^Benchmark(HotPaths|Kernels)$", "-benchtime", c.benchtime, "-count", fmt.Sprint(c.count)}
+	}},
 	// Ten million flows take long to fill in.
 	{"table", ".", "", func(c *collector) []string {
 		return []string{"-bench", "^BenchmarkTable(Apply|Lookup|Add|GC)$", "-benchtime", c.benchtime, "-count", c.slow(), "-timeout", "60m"}

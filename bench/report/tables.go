@@ -45,6 +45,9 @@ var sections = []section{
 	{bench: "BothEnds", title: "From published records to the handler", text: "Both ends on one machine of two processors. The engine has a thread more than its opponents, the producer, which shares a processor with the sender or with the receiver."},
 	{bench: "Encode", title: "Encoding", text: "40 connections into one message, in memory. *Binary* is encoding/binary."},
 	{bench: "Decode", title: "Decoding", text: "A message of 40 records. Only ours takes a Linux backup's decision on each record."},
+	{bench: "HotPaths", title: "Records of every kind", text: "`AppendRecord`: one record; *Writer* and *Decoder*: a message of as many. *sip* has engine data, *raw* is a record encoded before.",
+		units: []string{"ns/op"}},
+	{bench: "Kernels", title: "One record, inlined and called", text: "Whether assembly, which cannot be inlined, could do better.", units: []string{"ns/op"}},
 	{bench: "Latency", title: "Latency", text: "From the moment an update is due to be published until the handler has it, at parts of the most that arrived of a flood with default settings. " +
 		"*immediately* is `FlushInterval: Immediately`. Bursts every 100 µs. *Late* is the publisher's own lateness, which is part of the figures: on fewer than four processors, BusyPoll at " +
 		"both ends leaves none for it, and its tail is the scheduler's. What was lost has no latency, so a row with losses looks better than it is.",
