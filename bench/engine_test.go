@@ -47,7 +47,7 @@ func (p *path) sender(open transport, ring int, full func()) (s *ipvsync.Sender,
 		return err
 	})
 	p.tb.Cleanup(func() {
-		if err := s.Close(); err != nil && !errors.Is(err, ipvsync.ErrLost) {
+		if err := s.Close(); err != nil && !errors.Is(err, ipvsync.ErrLost) { // it says what was lost since the beginning
 			p.tb.Error(err)
 		}
 		st := s.Stats()

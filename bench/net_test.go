@@ -302,7 +302,7 @@ func BenchmarkRxLibraries(b *testing.B) {
 		for _, ours := range []struct {
 			name string
 			open func(iface string) (xsk.Rx, error)
-		}{{"AF_XDP", xdpReceiver}, {"GRO", udpReceiver}} {
+		}{{"AF_XDP", xdpReceiver(rxFrames)}, {"GRO", udpReceiver}} {
 			if flood.name == "trains" && ours.name == "AF_XDP" {
 				continue // the kernel does not cut trains for AF_XDP: they pass it by
 			}
