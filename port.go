@@ -344,8 +344,12 @@ func (p *port) shutDown() {
 	err := p.tx.Close() // counts by onLost what it still had
 	p.settle(0)
 	p.sweep()
-	if n := p.unsent.Load() + p.lost.Load(); n > 0 {
-		err = errors.Join(fmt.Errorf("port %d: %d updates were not sent", p.number, n), p.lastError(), err)
+	unsent, lost := p.unsent.Load(), p.lost.Load()
+	if unsent+lost > 0 {
+		err = errors.Join(fmt.Errorf("port %d: %d updates were not sent", p.number, unsent+lost), p.lastError(), err)
+	}
+	if lost > 0 {
+		err = errors.Join(err, fmt.Errorf("%w: %d", ErrLost, lost))
 	}
 	p.closeErr = err
 	for _, r := range p.waiting {

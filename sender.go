@@ -233,8 +233,9 @@ func (s *Sender) Flush(ctx context.Context) error {
 
 // Close sends what is in the rings, waits for the network to take it, at most
 // for CloseTimeout, and lets everything go. What could not be sent is counted
-// as dropped; the error then says how much. Updates published meanwhile and
-// later are refused. A further Close returns the same.
+// as dropped; the error then says how much, and wraps ErrLost if the transport gave
+// up any since the Sender was made. Updates published meanwhile and later are
+// refused. A further Close returns the same.
 func (s *Sender) Close() error {
 	s.closeOnce.Do(func() {
 		s.closed.Store(true)
