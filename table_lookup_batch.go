@@ -17,7 +17,7 @@ import "runtime"
 // takes no lock, and allocates only for keys with EngineData, which are looked up
 // singly. Several may call it at once, each with slices of its own.
 func (t *Table) LookupBatch(keys []Key, entries []Entry, found []bool) (n int) {
-	entries, found = entries[:len(keys)], found[:len(keys)]
+	entries, found = entries[:len(keys):len(entries)], found[:len(keys):len(found)] // or panic, whatever their capacity
 	b := t.batches.Get().(*batch)
 	for len(keys) > 0 {
 		w := min(len(keys), tableWindow)

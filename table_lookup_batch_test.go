@@ -70,7 +70,7 @@ func TestTableLookupBatchIntoTooLittle(t *testing.T) {
 	table.Apply([]Conn{c})
 	keys := []Key{KeyOf(&c), KeyOf(&c)}
 	for _, room := range [][2]int{{1, 2}, {2, 1}, {0, 2}, {2, 0}} {
-		entries, found := make([]Entry, room[0]), make([]bool, room[1])
+		entries, found := make([]Entry, room[0], 3), make([]bool, room[1], 3)
 		func() {
 			defer func() {
 				if recover() == nil {
@@ -79,7 +79,7 @@ func TestTableLookupBatchIntoTooLittle(t *testing.T) {
 			}()
 			table.LookupBatch(keys, entries, found)
 		}()
-		if slices.Contains(found, true) {
+		if slices.Contains(found[:3], true) {
 			t.Errorf("%v: something was found", room)
 		}
 	}
