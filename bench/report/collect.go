@@ -28,6 +28,9 @@ var suites = []suite{
 		return []string{"-short", "-bench", "^Benchmark(Publish|PublishFromTwo|PublishTail|Loop|LoopTransports|Engine|Age|Idle)$",
 			"-benchtime", c.benchtime, "-count", fmt.Sprint(c.count)}
 	}},
+	{"ring", "./ring", "", func(c *collector) []string {
+		return []string{"-bench", "^BenchmarkRings$", "-benchtime", c.benchtime, "-count", fmt.Sprint(c.count)}
+	}},
 	{"encoder", "./encoder", "", func(c *collector) []string {
 		return []string{"-bench", "^Benchmark(HotPaths|Kernels)$", "-benchtime", c.benchtime, "-count", fmt.Sprint(c.count)}
 	}},

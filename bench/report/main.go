@@ -35,7 +35,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	render := flags.Bool("render", false, "run nothing: use what the last run left in bin/bench")
 	count := flags.Int("count", 5, "repetitions of each benchmark")
 	benchtime := flags.String("benchtime", "300ms", "time of each repetition")
-	only := flags.String("only", "", "run these suites only, of what the `list` names, with commas: bench, engine, encoder, table, kernel, profiles")
+	only := flags.String("only", "", "run these suites only, of what the `list` names, with commas: bench, engine, ring, encoder, table, kernel, profiles")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

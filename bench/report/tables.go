@@ -32,6 +32,7 @@ var sections = []section{
 	{bench: "Queue", title: "Queues", text: "Records of 36 bytes from one goroutine to another (SPSC), or from two to one (MPSC), copied in and out. " +
 		"[xsync](https://github.com/puzpuzpuz/xsync) is a well-kept library, one record a call. *SPSC* hands over up to 40 records by one publish. " +
 		"*Slots* is a ring of fixed slots in 50 lines of plain Go."},
+	{bench: "Rings", title: "Rings alone", text: "Records of 64 bytes, published 32 at a time, one record.", units: []string{"ns/record"}, baselines: []string{"opponent: copy 64 bytes"}},
 	{bench: "Loop", title: "From a ring to a message", text: "The transmit loop alone, one record.", units: []string{"ns/op"}, baselines: []string{"opponent: copy 36 bytes"}},
 	{bench: "LoopTransports", title: "From filled rings to the network, one processor", text: "The transmit loop and the kernel, a message of 40 records, without a producer; *bare* is a loop that sends the same frames over and over.",
 		units: []string{"ns/msg", "bare-ns/msg", "x"}},
