@@ -54,9 +54,10 @@ type Link struct {
 	// takes: min(MTU, 1500) less the IP and UDP headers. A Receiver takes
 	// longer messages too, up to the interface's MTU, if this is larger.
 	MaxSize int
-	// SocketBuffer is the size of the socket's buffer in bytes; 0 means
-	// DefaultReceiveBuffer, or for a Sender the kernel's default. A Receiver over AF_XDP has that much packet memory for
-	// each queue, up to 128 MiB, 4 MiB by default; a Sender always has 4 MiB.
+	// SocketBuffer is the size of the socket's buffer in bytes, up to
+	// xsk.MaxBuffer; 0 means DefaultReceiveBuffer, or for a Sender the kernel's
+	// default. A Receiver over AF_XDP has that much packet memory for each queue, up
+	// to 128 MiB, 4 MiB by default; a Sender always has 4 MiB.
 	SocketBuffer int
 
 	// Mode is how packets are moved. The zero value, xsk.ModeAuto, takes the best
@@ -226,6 +227,14 @@ func (l *Link) setDefaults(group bool) {
 	}
 }
 
+// check is about what a Sender and a Receiver have in common.
+func (l *Link) check() error {
+	if l.SocketBuffer < 0 || l.SocketBuffer > xsk.MaxBuffer {
+		return configError("SocketBuffer", "is %d, want 0 to %d bytes", l.SocketBuffer, xsk.MaxBuffer)
+	}
+	return nil
+}
+
 func (c *SenderConfig) setDefaults() error {
 	c.Link.setDefaults(len(c.Peers) == 0)
 	if c.TTL == 0 {
@@ -279,6 +288,9 @@ func (c *SenderConfig) setDefaults() error {
 	case c.MaxSize != 0 && (c.MaxSize < encoder.MinMessageSize || c.MaxSize > encoder.MaxMessageSize):
 		return configError("MaxSize", "is %d, want %d to %d", c.MaxSize, encoder.MinMessageSize, encoder.MaxMessageSize)
 	}
+	if err := c.Link.check(); err != nil {
+		return err
+	}
 	return checkCPUs(c.CPUs)
 }
 
@@ -297,6 +309,9 @@ func (c *ReceiverConfig) setDefaults() error {
 		return configError("Ports", "is %d, want 1 to %d", c.Ports, MaxPorts)
 	case int(c.Port)+c.Ports-1 > 65535:
 		return configError("Ports", "%d from port %d on go past 65535", c.Ports, c.Port)
+	}
+	if err := c.Link.check(); err != nil {
+		return err
 	}
 	return checkCPUs(c.CPUs)
 }

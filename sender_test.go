@@ -514,6 +514,17 @@ func TestConfigErrors(t *testing.T) {
 			t.Errorf("%s: %v", tc.field, err)
 		}
 	}
+	for _, n := range []int{-1, xsk.MaxBuffer + 1, 1 << 32} {
+		link := Link{Interface: "lo", SocketBuffer: n}
+		_, err1 := NewSender(SenderConfig{Link: link})
+		_, err2 := NewReceiver(ReceiverConfig{Link: link}, func(*Message) {})
+		for _, err := range []error{err1, err2} {
+			var ce *ConfigError
+			if !errors.As(err, &ce) || ce.Field != "SocketBuffer" || !strings.Contains(ce.Msg, "0 to 2147483647 bytes") {
+				t.Errorf("SocketBuffer %d: %v", n, err)
+			}
+		}
+	}
 	if _, err := NewReceiver(ReceiverConfig{}, func(*Message) {}); !errors.Is(err, ErrConfig) {
 		t.Error(err)
 	}

@@ -106,6 +106,9 @@ var errLoop = fmt.Errorf("%w: packets of AF_XDP do not come back to this host, a
 // A mode that was asked for and cannot be had is an error; so is, in any mode,
 // whatever another mode would not mend: a wrong configuration, no such interface.
 func OpenTx(mode Mode, cfg Config) (Tx, Choice, error) {
+	if err := cfg.check("open sender", true); err != nil {
+		return nil, Choice{}, err
+	}
 	return choose(mode, func(m Mode) (Tx, Mode, string, error) {
 		switch m {
 		case ModeUDPGSO, ModeUDP:
@@ -140,6 +143,9 @@ func OpenTx(mode Mode, cfg Config) (Tx, Choice, error) {
 // messages as one. If the receiver itself would get nothing, because another
 // one's XDP program takes it, that is ErrInUse.
 func OpenRx(mode Mode, cfg Config) (Rx, Choice, error) {
+	if err := cfg.check("open receiver", false); err != nil {
+		return nil, Choice{}, err
+	}
 	return choose(mode, func(m Mode) (Rx, Mode, string, error) {
 		switch m {
 		case ModeUDPGSO, ModeUDP:
@@ -170,6 +176,15 @@ func OpenRx(mode Mode, cfg Config) (Rx, Choice, error) {
 		}
 		return rx, got(m, rx.Info()), rx.Info().WhyCopy, nil
 	})
+}
+
+// check finds what is wrong in every mode, whichever is tried first.
+func (c *Config) check(op string, sender bool) error {
+	u := c.udp()
+	if err := u.check(sender); err != nil {
+		return &Error{Op: op, Interface: c.Interface, Err: err}
+	}
+	return nil
 }
 
 func (c *Config) lastPort() int { return max(c.Port, c.LastPort) }

@@ -103,6 +103,18 @@ func TestModeFallsBack(t *testing.T) {
 	if err := in(func() error { _, _, err := OpenRx(ModeAuto, none); return err }); !errors.Is(err, ErrInterface) {
 		t.Errorf("no such interface: %v", err)
 	}
+	big := cfg
+	big.SndBuf, big.RcvBuf = MaxBuffer+1, MaxBuffer+1
+	for _, m := range []Mode{ModeAuto, ModeCopy, ModeUDPGSO} {
+		for who, open := range map[string]func() error{
+			"sender":   func() error { _, _, err := OpenTx(m, big); return err },
+			"receiver": func() error { _, _, err := OpenRx(m, big); return err },
+		} {
+			if err := in(open); !errors.Is(err, ErrConfig) || !strings.Contains(err.Error(), "Buf 2147483648: want 0 to") {
+				t.Errorf("%v %s with a buffer past the limit: %v", m, who, err)
+			}
+		}
+	}
 	if err := in(func() error { _, _, err := OpenTx(99, cfg); return err }); !errors.Is(err, ErrConfig) {
 		t.Errorf("mode 99: %v", err)
 	}

@@ -10,13 +10,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Header bytes of a UDP datagram, as far as the MTU counts them.
+// Sizes. The first two are the header bytes of a UDP datagram, as far as the MTU
+// counts them.
 const (
 	Overhead4 = 20 + 8 // IPv4 without options, UDP
 	Overhead6 = 40 + 8 // IPv6 without extensions, UDP
 
 	maxDatagram = 65535 // what the length field of IPv4 can say, headers included
 	maxBatch    = 1024  // UIO_MAXIOV: more the kernel cuts, __sys_sendmmsg
+
+	// MaxBuffer is the largest socket buffer, in bytes: the kernel counts them in an
+	// int (sock_setsockopt takes up to INT_MAX/2, and doubles it).
+	MaxBuffer = 1<<31 - 1
 
 	defaultBatch = 88 // two full trains of messages that fill an MTU of 1500
 	defaultTTL   = 1
@@ -92,9 +97,9 @@ type UDPConfig struct {
 	// from within those two; the message is lent for the call. Sender only.
 	Lost func(message []byte)
 
-	// SndBuf and RcvBuf are the sizes of the socket buffers in bytes, as the
-	// kernel counts them: with overhead, a message of 1400 bytes takes
-	// about 2300. Default: the system's. Above net.core.wmem_max and
+	// SndBuf and RcvBuf are the sizes of the socket buffers in bytes, up to
+	// MaxBuffer, as the kernel counts them: with overhead, a message of 1400
+	// bytes takes about 2300. Default: the system's. Above net.core.wmem_max and
 	// rmem_max they need CAP_NET_ADMIN; Info tells what was got.
 	SndBuf, RcvBuf int
 }
@@ -169,10 +174,10 @@ func (c *UDPConfig) check(sender bool) error {
 		return bad("GSO %s: want OffloadAuto, OffloadOn or OffloadOff", c.GSO)
 	case c.GRO > OffloadOff:
 		return bad("GRO %s: want OffloadAuto, OffloadOn or OffloadOff", c.GRO)
-	case c.SndBuf < 0:
-		return bad("SndBuf %d is negative", c.SndBuf)
-	case c.RcvBuf < 0:
-		return bad("RcvBuf %d is negative", c.RcvBuf)
+	case c.SndBuf < 0 || c.SndBuf > MaxBuffer:
+		return bad("SndBuf %d: want 0 to %d bytes", c.SndBuf, MaxBuffer)
+	case c.RcvBuf < 0 || c.RcvBuf > MaxBuffer:
+		return bad("RcvBuf %d: want 0 to %d bytes", c.RcvBuf, MaxBuffer)
 	case c.Local.IsValid() && c.Group.IsValid() && c.Local.Is4() != c.Group.Is4():
 		return bad("Local %s and Group %s are of different families", c.Local, c.Group)
 	case sender && !c.Group.IsValid() && len(c.Peers) == 0:

@@ -67,6 +67,8 @@ func TestConfigErrors(t *testing.T) {
 		{"GSO", tx | rx, UDPConfig{Group: group4, Port: port, GSO: 3}, ErrConfig, []string{"GSO Offload(3)", "OffloadAuto"}},
 		{"GRO", tx | rx, UDPConfig{Group: group4, Port: port, GRO: 3}, ErrConfig, []string{"GRO Offload(3)"}},
 		{"buffers", tx | rx, UDPConfig{Group: group4, Port: port, RcvBuf: -1}, ErrConfig, []string{"RcvBuf -1"}},
+		{"receive buffer", tx | rx, UDPConfig{Group: group4, Port: port, RcvBuf: 1 << 32}, ErrConfig, []string{"RcvBuf", "want 0 to 2147483647 bytes"}},
+		{"send buffer", tx | rx, UDPConfig{Group: group4, Port: port, SndBuf: MaxBuffer + 1}, ErrConfig, []string{"SndBuf", "want 0 to 2147483647 bytes"}},
 		{"nobody", tx, UDPConfig{Port: port}, ErrConfig, []string{"neither Group nor Peers"}},
 		{"peer port", tx, UDPConfig{Peers: peer("10.99.0.2:0")}, ErrConfig, []string{"10.99.0.2:0", "port 0"}},
 		{"peer multicast", tx, UDPConfig{Peers: peer("224.0.0.81:1")}, ErrConfig, []string{"use Group"}},
@@ -129,6 +131,11 @@ func TestBuffers(t *testing.T) {
 	if rx, tx := openRx(t, a, cfg), openTx(t, a, cfg); rx.Info().RcvBuf != want || tx.Info().SndBuf != want {
 		t.Errorf("got %d and %d bytes, want %d", rx.Info().RcvBuf, tx.Info().SndBuf, want)
 	}
+	cfg.SndBuf, cfg.RcvBuf = MaxBuffer, MaxBuffer
+	if rx, tx := openRx(t, a, cfg), openTx(t, a, cfg); rx.Info().RcvBuf != MaxBuffer-1 || tx.Info().SndBuf != MaxBuffer-1 {
+		t.Errorf("got %d and %d bytes, want the most there is", rx.Info().RcvBuf, tx.Info().SndBuf)
+	}
+	cfg.SndBuf, cfg.RcvBuf = want, want
 	in(t, a, func() error {
 		return withoutCap(unix.CAP_NET_ADMIN, func() {
 			rx, err := OpenUDPRx(cfg)
