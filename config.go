@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/ipvsync/ipvsync/encoder"
@@ -67,7 +68,8 @@ type Link struct {
 	// a port alone on which another one receives already.
 	Mode xsk.Mode
 	// Queues are the device queues that AF_XDP uses: port i of a Sender sends by
-	// Queues[i], or queue i by default, and in ModeAuto by UDP if there are fewer;
+	// Queues[i], or queue i by default, and in ModeAuto by UDP if there are fewer,
+	// while more than ports are an error;
 	// a Receiver receives from all of Queues, by default from all of the device.
 	Queues []int
 }
@@ -232,6 +234,11 @@ func (l *Link) check() error {
 	if l.SocketBuffer < 0 || l.SocketBuffer > xsk.MaxBuffer {
 		return configError("SocketBuffer", "is %d, want 0 to %d bytes", l.SocketBuffer, xsk.MaxBuffer)
 	}
+	for i, q := range l.Queues {
+		if q < 0 || slices.Contains(l.Queues[:i], q) {
+			return configError("Queues", "has queue %d, which is negative or there twice", q)
+		}
+	}
 	return nil
 }
 
@@ -275,6 +282,8 @@ func (c *SenderConfig) setDefaults() error {
 		return configError("Ports", "is %d, want 1 to %d", c.Ports, MaxPorts)
 	case int(c.Port)+c.Ports-1 > 65535:
 		return configError("Ports", "%d from port %d on go past 65535", c.Ports, c.Port)
+	case len(c.Queues) > c.Ports:
+		return configError("Queues", "are %d, ports %d: want one for each port at most", len(c.Queues), c.Ports)
 	case c.Watermarks.Refresh < 1 || c.Watermarks.Update < c.Watermarks.Refresh || c.Watermarks.Update > 100:
 		return configError("Watermarks", "are %d %% and %d %%, want 1 to 100, Update not below Refresh", c.Watermarks.Refresh, c.Watermarks.Update)
 	case c.RingSize < minRing:

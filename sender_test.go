@@ -503,6 +503,9 @@ func TestConfigErrors(t *testing.T) {
 		{"Shards", SenderConfig{Link: Link{Interface: "lo"}, Shards: -1}},
 		{"Ports", SenderConfig{Link: Link{Interface: "lo"}, Ports: 65}},
 		{"Ports", SenderConfig{Link: Link{Interface: "lo", Port: 65535}, Ports: 2}},
+		{"Queues", SenderConfig{Link: Link{Interface: "lo", Queues: []int{0, 1}}}},
+		{"Queues", SenderConfig{Link: Link{Interface: "lo", Queues: []int{-1}}}},
+		{"Queues", SenderConfig{Link: Link{Interface: "lo", Queues: []int{1, 1}}, Ports: 2}},
 		{"Watermarks", SenderConfig{Link: Link{Interface: "lo"}, Watermarks: Watermarks{Refresh: 95}}},
 		{"Coalesce", SenderConfig{Link: Link{Interface: "lo"}, Coalesce: 100}},
 		{"MaxSize", SenderConfig{Link: Link{Interface: "lo", MaxSize: 79}}},
@@ -512,6 +515,13 @@ func TestConfigErrors(t *testing.T) {
 		var ce *ConfigError
 		if !errors.As(err, &ce) || ce.Field != tc.field || !errors.Is(err, ErrConfig) {
 			t.Errorf("%s: %v", tc.field, err)
+		}
+	}
+	for _, queues := range [][]int{{-1}, {0, 0}} {
+		_, err := NewReceiver(ReceiverConfig{Link: Link{Interface: "lo", Queues: queues}}, func(*Message) {})
+		var ce *ConfigError
+		if !errors.As(err, &ce) || ce.Field != "Queues" {
+			t.Errorf("queues %v: %v", queues, err)
 		}
 	}
 	for _, n := range []int{-1, xsk.MaxBuffer + 1, 1 << 32} {

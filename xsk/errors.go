@@ -44,6 +44,22 @@ func (e *ForeignProgramError) Error() string {
 // Is makes it an ErrProgramBusy.
 func (e *ForeignProgramError) Is(target error) bool { return target == ErrProgramBusy }
 
+// ConfigError is an ErrConfig that names the field, of Config, UDPConfig, XDPConfig
+// or SocketConfig.
+type ConfigError struct {
+	Field string
+	Msg   string // what is wrong with its value, and what is wanted
+}
+
+func (e *ConfigError) Error() string { return fmt.Sprintf("%v: %s %s", ErrConfig, e.Field, e.Msg) }
+
+// Is makes it an ErrConfig.
+func (e *ConfigError) Is(target error) bool { return target == ErrConfig }
+
+func badField(field, format string, args ...any) error {
+	return &ConfigError{Field: field, Msg: fmt.Sprintf(format, args...)}
+}
+
 // Error tells which operation failed, and where. errors.Is finds the sentinel
 // and, if there was one, the errno behind it.
 type Error struct {

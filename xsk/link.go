@@ -74,7 +74,7 @@ func (l *link) check(fd int) error {
 // findInterface looks the interface up by name, and checks that it is up.
 func findInterface(name string) (*net.Interface, error) {
 	if name == "" {
-		return nil, fmt.Errorf("%w: Interface is empty: %s", ErrConfig, existing())
+		return nil, badField("Interface", "is empty: %s", existing())
 	}
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {

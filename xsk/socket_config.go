@@ -72,23 +72,20 @@ type SocketConfig struct {
 const maxRing = 1 << 20
 
 func (c *SocketConfig) check() error {
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
-	}
 	if c.FrameSize == 0 {
 		c.FrameSize = 2048
 	}
 	switch {
 	case c.FrameSize != 2048 && c.FrameSize != 4096:
-		return bad("FrameSize %d: want 2048 or 4096", c.FrameSize)
+		return badField("FrameSize", "%d: want 2048 or 4096", c.FrameSize)
 	case c.Queue < 0:
-		return bad("Queue %d is negative", c.Queue)
+		return badField("Queue", "%d is negative", c.Queue)
 	case c.TxFrames < 0 || c.RxFrames < 0 || c.TxFrames+c.RxFrames == 0:
-		return bad("%d frames to send and %d to receive: want some of either", c.TxFrames, c.RxFrames)
+		return badField("TxFrames", "%d and RxFrames %d: want some of either", c.TxFrames, c.RxFrames)
 	case c.Mode < ZeroCopyPreferred || c.Mode > CopyOnly:
-		return bad("Mode %v", c.Mode)
+		return badField("Mode", "%v", c.Mode)
 	case c.BusyPoll.Time < 0 || c.BusyPoll.Time > time.Second || c.BusyPoll.Budget < 0 || c.BusyPoll.Budget > 1<<15:
-		return bad("BusyPoll %+v: want a time up to 1s and a budget up to %d", c.BusyPoll, 1<<15)
+		return badField("BusyPoll", "%+v: want a time up to 1s and a budget up to %d", c.BusyPoll, 1<<15)
 	}
 	for _, r := range []struct {
 		name   string
@@ -101,14 +98,14 @@ func (c *SocketConfig) check() error {
 		{"FillRing", &c.FillRing, c.RxFrames},
 	} {
 		if r.frames > maxRing {
-			return bad("%d frames: want up to %d", r.frames, maxRing)
+			return badField(r.name, "for %d frames: want up to %d", r.frames, maxRing)
 		}
 		if *r.size == 0 {
 			*r.size = powerOfTwoAtLeast(max(r.frames, 2))
 		}
 		// The kernel says EINVAL: xsk_init_queue.
 		if !isPowerOfTwo(*r.size) || *r.size > maxRing {
-			return bad("%s %d: want a power of two up to %d", r.name, *r.size, maxRing)
+			return badField(r.name, "%d: want a power of two up to %d", *r.size, maxRing)
 		}
 	}
 	return nil

@@ -147,9 +147,6 @@ const (
 
 // check does what needs no look at the system, and fills in the defaults.
 func (c *UDPConfig) check(sender bool) error {
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
-	}
 	c.Group, c.Local = c.Group.Unmap(), c.Local.Unmap()
 	if c.Batch == 0 {
 		c.Batch = defaultBatch
@@ -159,29 +156,29 @@ func (c *UDPConfig) check(sender bool) error {
 	}
 	switch {
 	case c.Group.IsValid() && !c.Group.IsMulticast():
-		return bad("Group %s is not multicast: want one in 224.0.0.0/4 or ff00::/8, or use Peers", c.Group)
+		return badField("Group", "%s is not multicast: want an address in 224.0.0.0/4 or ff00::/8", c.Group)
 	case c.Group.Zone() != "":
-		return bad("Group %s has a zone: name the interface in Interface", c.Group)
+		return badField("Group", "%s has a zone: leave it out, the interface is named apart", c.Group)
 	case (c.Group.IsValid() || !sender) && (c.Port < 1 || c.Port > 65535):
-		return bad("Port %d: want 1 to 65535", c.Port)
+		return badField("Port", "%d: want 1 to 65535", c.Port)
 	case c.TTL < 1 || c.TTL > 255:
-		return bad("TTL %d: want 1 to 255", c.TTL)
+		return badField("TTL", "%d: want 1 to 255", c.TTL)
 	case c.Batch < 1 || c.Batch > maxBatch:
-		return bad("Batch %d: want 1 to %d", c.Batch, maxBatch)
+		return badField("Batch", "%d: want 1 to %d", c.Batch, maxBatch)
 	case c.MaxPayload < 0 || c.MaxPayload > maxDatagram-8:
-		return bad("MaxPayload %d: want 0 to %d", c.MaxPayload, maxDatagram-8)
+		return badField("MaxPayload", "%d: want 0 to %d", c.MaxPayload, maxDatagram-8)
 	case c.GSO > OffloadOff:
-		return bad("GSO %s: want OffloadAuto, OffloadOn or OffloadOff", c.GSO)
+		return badField("GSO", "%s: want OffloadAuto, OffloadOn or OffloadOff", c.GSO)
 	case c.GRO > OffloadOff:
-		return bad("GRO %s: want OffloadAuto, OffloadOn or OffloadOff", c.GRO)
+		return badField("GRO", "%s: want OffloadAuto, OffloadOn or OffloadOff", c.GRO)
 	case c.SndBuf < 0 || c.SndBuf > MaxBuffer:
-		return bad("SndBuf %d: want 0 to %d bytes", c.SndBuf, MaxBuffer)
+		return badField("SndBuf", "%d: want 0 to %d bytes", c.SndBuf, MaxBuffer)
 	case c.RcvBuf < 0 || c.RcvBuf > MaxBuffer:
-		return bad("RcvBuf %d: want 0 to %d bytes", c.RcvBuf, MaxBuffer)
+		return badField("RcvBuf", "%d: want 0 to %d bytes", c.RcvBuf, MaxBuffer)
 	case c.Local.IsValid() && c.Group.IsValid() && c.Local.Is4() != c.Group.Is4():
-		return bad("Local %s and Group %s are of different families", c.Local, c.Group)
+		return badField("Local", "%s and Group %s are of different families", c.Local, c.Group)
 	case sender && !c.Group.IsValid() && len(c.Peers) == 0:
-		return bad("neither Group nor Peers: nobody to send to")
+		return badField("Group", "is not set, nor are Peers: nobody to send to")
 	}
 	if !sender {
 		return nil
@@ -191,13 +188,13 @@ func (c *UDPConfig) check(sender bool) error {
 		p = netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
 		switch {
 		case !p.IsValid() || p.Addr().IsUnspecified():
-			return bad("peer %d has no address", i)
+			return badField("Peers", "number %d has no address", i)
 		case p.Port() == 0:
-			return bad("peer %s: port 0, want 1 to 65535", p)
+			return badField("Peers", "%s: port 0, want 1 to 65535", p)
 		case p.Addr().IsMulticast():
-			return bad("peer %s is multicast: use Group", p)
+			return badField("Peers", "%s: want a unicast address, not multicast", p)
 		case slices.Contains(c.Peers[:i], p):
-			return bad("peer %s is there twice", p)
+			return badField("Peers", "%s is there twice", p)
 		}
 		c.Peers[i] = p
 	}
@@ -245,8 +242,8 @@ func (c *UDPConfig) source(ifi *net.Interface, dest netip.Addr) (netip.Addr, err
 	}
 	if c.Local.IsValid() {
 		if !slices.Contains(addrs, c.Local.WithZone("")) {
-			return netip.Addr{}, fmt.Errorf("%w: Local %s is not an address of the interface, which has %s",
-				ErrConfig, c.Local, list(addrs))
+			return netip.Addr{}, badField("Local", "%s is not an address of the interface, which has %s",
+				c.Local, list(addrs))
 		}
 		if c.Local.Is4() == dest.Is4() {
 			return c.Local, nil

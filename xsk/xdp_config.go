@@ -140,9 +140,6 @@ func (c *XDPConfig) check(sender bool) error {
 	if c.LastPort == 0 {
 		c.LastPort = c.Port
 	}
-	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: "+format, append([]any{ErrConfig}, args...)...)
-	}
 	for _, f := range []struct {
 		name string
 		n    *int
@@ -151,32 +148,32 @@ func (c *XDPConfig) check(sender bool) error {
 			*f.n = defaultFrames
 		}
 		if !isPowerOfTwo(*f.n) || *f.n < 64 || *f.n > maxFrames {
-			return bad("%s %d: want a power of two, 64 to %d", f.name, *f.n, maxFrames)
+			return badField(f.name, "%d: want a power of two, 64 to %d", *f.n, maxFrames)
 		}
 	}
 	switch {
 	case c.FrameSize != 2048 && c.FrameSize != 4096:
-		return bad("FrameSize %d: want 2048 or 4096", c.FrameSize)
+		return badField("FrameSize", "%d: want 2048 or 4096", c.FrameSize)
 	case c.LastPort < c.Port || c.LastPort > 65535:
-		return bad("LastPort %d: want %d to 65535", c.LastPort, c.Port)
+		return badField("LastPort", "%d: want %d to 65535", c.LastPort, c.Port)
 	case c.DSCP < 0 || c.DSCP > 63:
-		return bad("DSCP %d: want 0 to 63", c.DSCP)
+		return badField("DSCP", "%d: want 0 to 63", c.DSCP)
 	case c.VLAN < 0 || c.VLAN > 4094:
-		return bad("VLAN %d: want 1 to 4094, or 0 for none", c.VLAN)
+		return badField("VLAN", "%d: want 1 to 4094, or 0 for none", c.VLAN)
 	case c.Mode < ZeroCopyPreferred || c.Mode > CopyOnly:
-		return bad("Mode %v", c.Mode)
+		return badField("Mode", "%v", c.Mode)
 	case c.Checksum < ChecksumAuto || c.Checksum > ChecksumZero:
-		return bad("Checksum %d: want ChecksumAuto, ChecksumFull, ChecksumOffload or ChecksumZero", c.Checksum)
+		return badField("Checksum", "%d: want ChecksumAuto, ChecksumFull, ChecksumOffload or ChecksumZero", c.Checksum)
 	case c.Program != nil && c.PinnedMap != "":
-		return bad("both Program and PinnedMap")
+		return badField("Program", "and PinnedMap are both set: want one of them")
 	}
 	for i, q := range c.Queues {
 		if q < 0 || slices.Contains(c.Queues[:i], q) {
-			return bad("queue %d is negative, or there twice", q)
+			return badField("Queues", "has queue %d, which is negative or there twice", q)
 		}
 	}
 	if need := len(u.dests()); sender && need > c.TxFrames/2 {
-		return bad("%d destinations: want up to half of TxFrames, %d", need, c.TxFrames/2)
+		return badField("Peers", "and Group are %d destinations: want up to half of TxFrames, %d", need, c.TxFrames/2)
 	}
 	return nil
 }
@@ -203,8 +200,11 @@ func (c *XDPConfig) fit(ifi *net.Interface) error {
 		return err
 	}
 	if most := c.FrameSize - headerRoom; u.MaxPayload > most {
-		return fmt.Errorf("%w: MaxPayload %d: a frame of %d holds %d: lower it, or set FrameSize to 4096",
-			ErrConfig, u.MaxPayload, c.FrameSize, most)
+		more := ""
+		if c.FrameSize < 4096 {
+			more = ", or set FrameSize to 4096"
+		}
+		return badField("MaxPayload", "%d: a frame of AF_XDP of %d bytes holds %d: lower it%s", u.MaxPayload, c.FrameSize, most, more)
 	}
 	c.MaxPayload = u.MaxPayload
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ipvsync/ipvsync"
 	"github.com/ipvsync/ipvsync/cmd/ipvsync/internal/record"
+	"github.com/ipvsync/ipvsync/xsk"
 )
 
 const backupHelp = `Receive what masters send, and print every record that a Linux backup would
@@ -58,7 +59,7 @@ func newBackupCommand() *cobra.Command {
 		Example: backupExample,
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := o.table.check(cmd.Flags().Changed("count") || cmd.Flags().Changed("format")); err != nil {
+			if err := o.table.check(cmd.Flags().Changed); err != nil {
 				return err
 			}
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -70,8 +71,9 @@ func newBackupCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.BoolVar(&o.unicast, "unicast", false, "accept messages sent to this host's own addresses as well; with --group '' only those")
 	f.Uint64Var(&o.count, "count", 0, "end after `N` records; 0 does not")
-	f.IntVar(&o.rcvBuf, "rcvbuf", 8<<20, "socket buffer in `BYTES`; more than net.core.rmem_max takes CAP_NET_ADMIN; with AF_XDP, packet memory for each queue")
-	f.IntVar(&o.ports, "ports", 1, "number `N` of UDP ports from --port on, as sync_ports of a kernel master")
+	o.rcvBuf, o.ports = ipvsync.DefaultReceiveBuffer, 1
+	f.Var(&number{&o.rcvBuf, 1, xsk.MaxBuffer}, "rcvbuf", "socket buffer in `BYTES`; more than net.core.rmem_max takes CAP_NET_ADMIN; with AF_XDP, packet memory for each queue")
+	f.Var(&number{&o.ports, 1, ipvsync.MaxPorts}, "ports", "number `N` of UDP ports from --port on, as sync_ports of a kernel master")
 	f.BoolVar(&o.busy, "busy-poll", false, busyPollUsage)
 	o.table.add(cmd)
 	return cmd
@@ -108,7 +110,7 @@ func (o *backupOptions) run(ctx context.Context, stdout, stderr io.Writer) (err 
 	}
 	r, err := ipvsync.NewReceiver(cfg, handler)
 	if err != nil {
-		return advise(err)
+		return o.advise(err)
 	}
 	fmt.Fprintf(stderr, "listening on %s, %sport %d, %s\n", o.iface, listen, o.port, acceptedSyncIDs(o.syncID))
 	err = r.Run(ctx)

@@ -61,6 +61,9 @@ func newDoctorCommand() *cobra.Command {
 			if err := o.proof.check(o.iface); err != nil {
 				return err
 			}
+			if !o.group.IsMulticast() {
+				return usagef("--group %s is not multicast", o.group)
+			}
 			if o.proof.prove {
 				return o.proof.run(cmd.Context(), &o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 			}
@@ -82,8 +85,6 @@ func (o *doctorOptions) run(stdout io.Writer) error {
 	switch {
 	case probe != doctor.Auto && probe != doctor.Yes && probe != doctor.No:
 		return usagef("--probe %s: want auto, yes or no", o.probe)
-	case !o.group.IsMulticast():
-		return usagef("--group %s is not multicast", o.group)
 	}
 	r, err := doctor.Examine(doctor.Config{Interface: o.iface, Group: o.group, Port: o.port, Probe: probe})
 	if err != nil {

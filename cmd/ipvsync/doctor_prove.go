@@ -75,6 +75,9 @@ func (o *proveOptions) peerAddr() (netip.AddrPort, error) {
 		}
 		ap = netip.AddrPortFrom(a, o.port)
 	}
+	if ap.Port() == 0 {
+		return ap, usagef("--peer %s: port 0, want 1 to 65535", o.peer)
+	}
 	return ap, nil
 }
 

@@ -274,16 +274,18 @@ func withCaps(t *testing.T, e xsktest.End, caps []uint, fn func()) {
 
 func TestDoctorCommandLine(t *testing.T) {
 	for args, say := range map[string]string{
-		"doctor --probe maybe":                         "want auto, yes or no",
-		"doctor --group 192.0.2.1":                     "not multicast",
-		"doctor --listen":                              "--listen belongs to --prove",
-		"doctor --prove --listen":                      "-i IF is missing",
-		"doctor --prove -i lo":                         "--listen at one host",
-		"doctor --prove -i lo --listen --peer ::1":     "--listen at one host",
-		"doctor --prove -i lo --peer here":             `--peer "here"`,
-		"doctor --prove -i lo --peer ::1 --count 0":    "--count 0",
-		"doctor --prove -i lo --peer ::1 --time 0s":    "--time 0s",
-		"doctor --prove -i lo --listen --prove-port 0": "--prove-port 0",
+		"doctor --probe maybe":                                                "want auto, yes or no",
+		"doctor --group 192.0.2.1":                                            "not multicast",
+		"doctor --listen":                                                     "--listen belongs to --prove",
+		"doctor --prove --listen":                                             "-i IF is missing",
+		"doctor --prove -i lo":                                                "--listen at one host",
+		"doctor --prove -i lo --listen --peer ::1":                            "--listen at one host",
+		"doctor --prove -i lo --peer here":                                    `--peer "here"`,
+		"doctor --prove -i lo --peer ::1 --count 0":                           "--count 0",
+		"doctor --prove -i lo --peer ::1 --time 0s":                           "--time 0s",
+		"doctor --prove -i lo --listen --prove-port 0":                        "--prove-port 0",
+		"doctor --prove -i lo --peer 192.0.2.1:0":                             "--peer 192.0.2.1:0: port 0",
+		"doctor --prove -i lo --peer 192.0.2.1 --multicast --group 192.0.2.1": "not multicast",
 	} {
 		var out bytes.Buffer
 		err := run(context.Background(), strings.Fields(args), nil, &out, &out)

@@ -1,15 +1,76 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ipvsync/ipvsync"
+	"github.com/ipvsync/ipvsync/xsk"
 )
 
 // Flags that several commands have, each with one meaning everywhere. A value
 // checks itself when it is set, so that no command starts with a wrong one.
+
+// number is a whole number in a range, both ends included.
+type number struct {
+	n           *int
+	least, most int
+}
+
+func (v *number) String() string {
+	if v.n == nil { // the zero value, by which pflag knows a default
+		return "0"
+	}
+	return strconv.Itoa(*v.n)
+}
+func (v *number) Type() string { return "N" }
+
+func (v *number) Set(s string) error {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < v.least || n > v.most {
+		return fmt.Errorf("want a number from %d to %d", v.least, v.most)
+	}
+	*v.n = n
+	return nil
+}
+
+// flagOf names the flag that sets a field of the configurations of packages ipvsync
+// and xsk.
+var flagOf = map[string]string{
+	"Interface":     "interface",
+	"Group":         "group",
+	"Port":          "port",
+	"Ports":         "ports",
+	"Peers":         "peer",
+	"Queues":        "queues",
+	"TTL":           "ttl",
+	"MaxSize":       "maxlen",
+	"MaxPayload":    "maxlen",
+	"SocketBuffer":  "rcvbuf",
+	"FlushInterval": "flush-interval",
+}
+
+// byFlag makes an error about a field that a flag was given for one of the command
+// line, in its terms; nil if err is no such error. given says whether a flag was.
+func byFlag(given func(flag string) bool, err error) error {
+	var field, msg string
+	var e *ipvsync.ConfigError
+	var x *xsk.ConfigError
+	switch {
+	case errors.As(err, &e):
+		field, msg = e.Field, e.Msg
+	case errors.As(err, &x):
+		field, msg = x.Field, x.Msg
+	}
+	if name := flagOf[field]; name != "" && given(name) {
+		return usagef("--%s %s", name, msg)
+	}
+	return nil
+}
 
 // format is how connections are printed.
 type format string

@@ -25,10 +25,12 @@ type linkFlags struct {
 	maxLen int
 	mode   xsk.Mode
 	queues []int
+	given  func(flag string) bool
 }
 
 func (l *linkFlags) add(cmd *cobra.Command, syncIDUsage, queuesUsage string) {
 	f := cmd.Flags()
+	l.given = f.Changed
 	f.StringVarP(&l.iface, "interface", "i", "", "network `IF` of the synchronisation, required")
 	addSyncIDFlag(cmd, &l.syncID, syncIDUsage)
 	f.TextVar(&l.group, "group", ipvsync.DefaultGroup, "multicast group `ADDR`, IPv4 or IPv6")
@@ -53,6 +55,15 @@ func (l *linkFlags) link() (ipvsync.Link, error) {
 		return ipvsync.Link{}, usagef("--maxlen %d: want %d to %d", l.maxLen, encoder.MinMessageSize, encoder.MaxMessageSize)
 	}
 	return ipvsync.Link{Interface: l.iface, Group: l.group, Port: l.port, MaxSize: l.maxLen, Mode: l.mode, Queues: l.queues}, nil
+}
+
+// advise makes an error of opening one of the command line if a flag is to blame, and
+// otherwise adds what to do about it.
+func (l *linkFlags) advise(err error) error {
+	if usage := byFlag(l.given, err); usage != nil {
+		return usage
+	}
+	return advise(err)
 }
 
 // advise adds to an error of opening what to do about it, in the terms of the

@@ -129,7 +129,7 @@ func (o *masterOptions) run(ctx context.Context, stdin io.Reader, stderr io.Writ
 	}
 	s, err := ipvsync.NewSender(cfg)
 	if err != nil {
-		return advise(err)
+		return o.advise(err)
 	}
 	bad, err := o.feed(ctx, record.NewReader(in), s, stderr)
 	closeErr := s.Close()

@@ -157,7 +157,7 @@ func (o *resyncOptions) run(ctx context.Context, stdin io.Reader, stderr io.Writ
 	}
 	s, err := ipvsync.NewSender(cfg)
 	if err != nil {
-		return advise(err)
+		return o.advise(err)
 	}
 	told := time.Now()
 	st, err := ipvsync.Resync(ctx, s, src.conns(), ipvsync.ResyncConfig{Rate: o.rate, Burst: o.burst, Progress: func(st ipvsync.ResyncStats) {

@@ -31,20 +31,27 @@ const defaultSocket = "/run/ipvsync.sock"
 func (f *tableFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.BoolVar(&f.on, "table", false, "keep the connections in a table, as a kernel backup does, instead of printing them")
-	fs.IntVar(&f.entries, "table-entries", ipvsync.DefaultTableEntries, "most connections `N` that the table holds")
+	fs.IntVar(&f.entries, "table-entries", ipvsync.DefaultTableEntries, "with --table: most connections `N` that the table holds")
 	fs.StringVar(&f.snapshot, "snapshot", "", "with --table: restore the table from `FILE` at the start, and save it there at the end and every --snapshot-interval")
-	fs.DurationVar(&f.interval, "snapshot-interval", 30*time.Second, "`TIME` between snapshots; 0: only at the end")
+	fs.DurationVar(&f.interval, "snapshot-interval", 30*time.Second, "with --snapshot: `TIME` between snapshots; 0: only at the end")
 	fs.StringVar(&f.listen, "listen", "", "with --table: show the table on a unix socket at `PATH`, such as "+defaultSocket+" (ipvsync show, ipvsync resync)")
 }
 
-// check says what makes no sense; output is whether flags about printed records
-// were given.
-func (f *tableFlags) check(output bool) error {
+// check says what makes no sense; given says whether a flag was given.
+func (f *tableFlags) check(given func(name string) bool) error {
+	if !f.on {
+		for _, name := range []string{"table-entries", "snapshot", "snapshot-interval", "listen"} {
+			if given(name) {
+				return usagef("--%s belongs to --table", name)
+			}
+		}
+		return nil
+	}
 	switch {
-	case !f.on && (f.snapshot != "" || f.listen != ""):
-		return usagef("--snapshot and --listen are for --table")
-	case f.on && output:
+	case given("count") || given("format"):
 		return usagef("--count and --format are about printed records; with --table none are: ipvsync show prints the table")
+	case f.snapshot == "" && given("snapshot-interval"):
+		return usagef("--snapshot-interval belongs to --snapshot FILE")
 	case f.interval < 0:
 		return usagef("--snapshot-interval %v: want 0 or more", f.interval)
 	case f.entries < 1 || f.entries > ipvsync.MaxTableEntries:

@@ -199,6 +199,10 @@ func TestTableErrors(t *testing.T) {
 	}{
 		{"backup -i lo --snapshot x", exitUsage, "--table"},
 		{"backup -i lo --listen x", exitUsage, "--table"},
+		{"backup -i lo --table-entries 5", exitUsage, "--table-entries belongs to --table"},
+		{"backup -i lo --snapshot-interval 1s", exitUsage, "--snapshot-interval belongs to --table"},
+		{"backup -i lo --table --snapshot-interval 1s", exitUsage, "--snapshot-interval belongs to --snapshot"},
+		{"resync --from " + file + " -i lo --group 192.0.2.1", exitUsage, "ipvsync: --group 192.0.2.1 is not multicast"},
 		{"backup -i lo --table --count 1", exitUsage, "ipvsync show"},
 		{"backup -i lo --table --table-entries 0", exitUsage, "--table-entries 0"},
 		{"backup -i lo --table --snapshot x --snapshot-interval -1s", exitUsage, "--snapshot-interval -1s"},
