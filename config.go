@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ipvsync/ipvsync/encoder"
+	"github.com/ipvsync/ipvsync/ring"
 	"github.com/ipvsync/ipvsync/xsk"
 )
 
@@ -99,8 +100,8 @@ type SenderConfig struct {
 	// sync_ports: each has a transmit loop of its own, and every flow always
 	// goes by the same one. Shard i belongs to port i mod Ports. 0 means one.
 	Ports int
-	// RingSize is the memory of each ring in bytes, a power of two; a shard has
-	// two. 0 means DefaultRingSize.
+	// RingSize is the memory of each ring in bytes, a power of two from
+	// MinRingSize to ring.MaxSize; a shard has two. 0 means DefaultRingSize.
 	RingSize int
 	// Watermarks are the fillings of a ring, in percent, above which updates of
 	// lesser priority are refused. The zero value of each is its default.
@@ -151,13 +152,12 @@ const (
 	numPriorities
 )
 
-// minRing takes the longest record.
-const minRing = 1 << 14
-
 // Limits of a Sender.
 const (
 	MaxShards = 1024
 	MaxPorts  = 64 // IP_VS_SYNC_PORTS_MAX
+
+	MinRingSize = 1 << 14 // bytes; it takes the longest record
 )
 
 // ReceiverConfig says where a Receiver listens and what it accepts.
@@ -286,8 +286,8 @@ func (c *SenderConfig) setDefaults() error {
 		return configError("Queues", "are %d, ports %d: want one for each port at most", len(c.Queues), c.Ports)
 	case c.Watermarks.Refresh < 1 || c.Watermarks.Update < c.Watermarks.Refresh || c.Watermarks.Update > 100:
 		return configError("Watermarks", "are %d %% and %d %%, want 1 to 100, Update not below Refresh", c.Watermarks.Refresh, c.Watermarks.Update)
-	case c.RingSize < minRing:
-		return configError("RingSize", "is %d bytes, want a power of two from %d", c.RingSize, minRing)
+	case c.RingSize < MinRingSize || c.RingSize > ring.MaxSize || c.RingSize&(c.RingSize-1) != 0:
+		return configError("RingSize", "is %d bytes, want a power of two from %d to %d", c.RingSize, MinRingSize, ring.MaxSize)
 	case c.FlushInterval < Immediately:
 		return configError("FlushInterval", "is %v, want 0 or more, or Immediately", c.FlushInterval)
 	case c.CloseTimeout < 0:

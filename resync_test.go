@@ -141,14 +141,14 @@ func TestResyncRate(t *testing.T) {
 // A ring that live updates fill is waited for; nothing is lost.
 func TestResyncUnderLoad(t *testing.T) {
 	k := &sink{}
-	s := newMemSender(t, k, SenderConfig{Shards: 1, RingSize: minRing})
+	s := newMemSender(t, k, SenderConfig{Shards: 1, RingSize: MinRingSize})
 	var stop atomic.Bool
 	done := make(chan struct{})
 	live := flow(1<<20, 1)
 	go func() {
 		defer close(done)
 		for !stop.Load() {
-			for range 2 * minRing / encoder.PlainIPv4Size { // more than the ring holds
+			for range 2 * MinRingSize / encoder.PlainIPv4Size { // more than the ring holds
 				_ = s.PublishPriority(&live, StateChange)
 			}
 			_ = s.Flush(context.Background())

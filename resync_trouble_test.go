@@ -112,7 +112,7 @@ func TestResyncLossBeforeFlush(t *testing.T) {
 // What is given up while Resync waits for a full ring is repeated.
 func TestResyncLossInFullRing(t *testing.T) {
 	k := &sink{}
-	s, err := NewSender(SenderConfig{Shards: 1, RingSize: minRing, OpenTx: k.openTx})
+	s, err := NewSender(SenderConfig{Shards: 1, RingSize: MinRingSize, OpenTx: k.openTx})
 	if err != nil {
 		t.Fatal(err)
 	}

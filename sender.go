@@ -19,7 +19,7 @@ import (
 //
 //  1. Publish (shard.go) encodes the update into a ring of a shard, in wire
 //     form. Workers run side by side; nobody waits, a full ring refuses.
-//  2. The transmit loop of the shard's port (loop.go), one goroutine on a thread
+//  2. The transmit loop of the shard's port (port.go), one goroutine on a thread
 //     of its own, takes the records of all its rings in turn and copies each
 //     into the open message, which lies in the transport's frame from its first
 //     byte. With coalescing, they wait in a window before that (coalesce.go).
@@ -120,7 +120,8 @@ func (s *Sender) Publish(c *Conn) error {
 	return s.PublishPriority(c, Update)
 }
 
-// PublishPriority is Publish with another priority than Update.
+// PublishPriority is Publish with another priority than Update. It panics for one
+// that there is not, as an index would.
 func (s *Sender) PublishPriority(c *Conn, p Priority) error {
 	return s.shards[s.shardOf(c)].publishShared(c, p)
 }
@@ -128,12 +129,16 @@ func (s *Sender) PublishPriority(c *Conn, p Priority) error {
 // PublishBatch sends updates from any goroutine, as Publish does one after the
 // other, but those of one shard together: the more of them a shard gets, the less they
 // cost, and never more than by Publish. It returns how many were taken. The others
-// were dropped, and counted; the error is that of one of them.
+// were dropped, and counted; the error is that of one of them. Updates are dealt out
+// to the shards 64 at a time: after one ErrRingFull, the rest of that shard's among
+// the 64 may be dropped as ring_full without a try, shorter records that would still
+// have fitted included.
 func (s *Sender) PublishBatch(conns []Conn) (n int, err error) {
 	return s.PublishBatchPriority(conns, Update)
 }
 
-// PublishBatchPriority is PublishBatch with another priority than Update.
+// PublishBatchPriority is PublishBatch with another priority than Update. It panics
+// for one that there is not, as an index would.
 func (s *Sender) PublishBatchPriority(conns []Conn, p Priority) (n int, err error) {
 	for len(conns) > 0 {
 		part := conns[:min(len(conns), batchPart)]

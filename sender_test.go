@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipvsync/ipvsync/encoder"
+	"github.com/ipvsync/ipvsync/ring"
 	"github.com/ipvsync/ipvsync/xsk"
 	"github.com/ipvsync/ipvsync/xsk/netns"
 	"github.com/ipvsync/ipvsync/xsk/xsktest"
@@ -551,6 +552,50 @@ func TestConfigErrors(t *testing.T) {
 	}
 	if _, err := NewSender(SenderConfig{Link: Link{Interface: "no-such0"}}); !errors.Is(err, xsk.ErrInterface) {
 		t.Error(err)
+	}
+}
+
+// Every size outside the one range is refused by the same words, and its ends are taken.
+func TestRingSize(t *testing.T) {
+	open := func(int, func([]byte)) (xsk.Tx, error) { return &discard{}, nil }
+	for _, size := range []int{-1, 256, MinRingSize - 1, MinRingSize / 2, MinRingSize + 1, 3 << 14, 1<<31 + 1, 1 << 32} {
+		_, err := NewSender(SenderConfig{Shards: 1, RingSize: size, OpenTx: open})
+		var ce *ConfigError
+		if !errors.As(err, &ce) || ce.Field != "RingSize" || !strings.HasSuffix(ce.Msg, "want a power of two from 16384 to 2147483648") {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+	for _, size := range []int{MinRingSize, ring.MaxSize} {
+		cfg := SenderConfig{RingSize: size}
+		cfg.Interface = "lo"
+		if err := cfg.setDefaults(); err != nil { // making the largest takes 4 GiB
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}
+
+// A priority that there is not is a fault of the caller, at every entry.
+func TestUnknownPriorityPanics(t *testing.T) {
+	s, err := NewSender(SenderConfig{Shards: 1, OpenTx: func(int, func([]byte)) (xsk.Tx, error) { return &discard{}, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	c := flow(1, 1)
+	for name, publish := range map[string]func(){
+		"Shard.PublishPriority":       func() { _ = s.Shard(0).PublishPriority(&c, numPriorities) },
+		"Shard.PublishBatchPriority":  func() { _, _ = s.Shard(0).PublishBatchPriority([]Conn{c, c}, numPriorities) },
+		"Sender.PublishPriority":      func() { _ = s.PublishPriority(&c, numPriorities) },
+		"Sender.PublishBatchPriority": func() { _, _ = s.PublishBatchPriority([]Conn{c, c}, numPriorities) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s takes priority %d", name, numPriorities)
+				}
+			}()
+			publish()
+		}()
 	}
 }
 

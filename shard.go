@@ -36,11 +36,11 @@ func newShard(s *Sender, p *port) (*Shard, error) {
 	cfg := &s.cfg
 	own, err := ring.NewSPSC(cfg.RingSize)
 	if err != nil {
-		return nil, configError("RingSize", "%v", err)
+		return nil, err
 	}
 	shared, err := ring.NewMPSC(cfg.RingSize)
 	if err != nil {
-		return nil, configError("RingSize", "%v", err)
+		return nil, err
 	}
 	sh := &Shard{
 		own: own, shared: shared, sender: s, port: p, alarm: &p.alarm, version: s.version(), plain: s.version() == encoder.Version1,
@@ -63,7 +63,8 @@ func newShard(s *Sender, p *port) (*Shard, error) {
 // ErrClosed, or a *encoder.FieldError for what cannot be encoded.
 func (sh *Shard) Publish(c *Conn) error { return sh.PublishPriority(c, Update) }
 
-// PublishPriority is Publish with another priority than Update.
+// PublishPriority is Publish with another priority than Update. It panics for one
+// that there is not, as an index would.
 func (sh *Shard) PublishPriority(c *Conn, p Priority) error {
 	if err := sh.reserve(c, p); err != nil {
 		return err
@@ -77,12 +78,15 @@ func (sh *Shard) PublishPriority(c *Conn, p Priority) error {
 
 // PublishBatch sends updates, which become visible to the transmit loop
 // together, and returns how many were taken. The others were dropped, and
-// counted; the error is that of the first of them.
+// counted; the error is that of the first of them. After one ErrRingFull the rest
+// of the batch is dropped as ring_full without a try, shorter records that would
+// still have fitted included.
 func (sh *Shard) PublishBatch(conns []Conn) (n int, err error) {
 	return sh.PublishBatchPriority(conns, Update)
 }
 
-// PublishBatchPriority is PublishBatch with another priority than Update.
+// PublishBatchPriority is PublishBatch with another priority than Update. It panics
+// for one that there is not, as an index would.
 func (sh *Shard) PublishBatchPriority(conns []Conn, p Priority) (n int, err error) {
 	for len(conns) > 0 {
 		if k := sh.reservePlain(conns, p); k > 0 {
