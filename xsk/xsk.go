@@ -128,7 +128,7 @@ type RxStats struct {
 	Messages    uint64 // messages delivered
 	Bytes       uint64 // payload bytes of those, without headers
 	Truncated   uint64 // messages longer than MaxPayload: dropped, never delivered in part
-	SocketDrops uint64 // messages that the kernel dropped: socket buffer full, or bad checksum
+	SocketDrops uint64 // packets that the kernel dropped, a train being one: socket buffer full, or bad checksum
 	Syscalls    uint64 // system calls made to receive, nap and count drops, without those of Waits
 	Waits       uint64 // times that there was nothing and Receive waited
 	LinkDown    uint64 // checks of the interface that found it down or gone

@@ -143,7 +143,7 @@ func receiverSummary(st *ipvsync.ReceiverStats) string {
 	}
 	refused.add(st.Unread, "unread behind one at which a backup stops")
 	t := &st.Transport
-	net.add(t.SocketDrops, "packets dropped by the kernel (no room; over AF_XDP also too long for a frame)")
+	net.add(t.SocketDrops, "packets dropped by the kernel (a train of messages is one; no room; over AF_XDP also too long for a frame)")
 	net.add(t.Truncated, "messages longer than --maxlen")
 	net.add(t.LinkDown, "times link down")
 	net.add(t.Errors, "receive errors")

@@ -127,7 +127,7 @@ func (r *Run) remarks() string {
 	add(c.Foreign, "foreign messages")
 	add(tx.Errors+tx.TooBig+tx.Discarded, "packets given up by the sender")
 	add(tx.Withdrawn, "time GSO was withdrawn")
-	add(rx.SocketDrops, "dropped by the receiver's kernel (SocketDrops)")
+	add(rx.SocketDrops, "packets dropped by the receiver's kernel (SocketDrops; a train of messages, GSO or GRO, is one packet)")
 	add(rx.BadLength+rx.BadHeader+rx.BadChecksum+rx.Fragments+rx.NoChecksum+rx.Truncated, "damaged or too long")
 	return strings.Join(list, ", ")
 }
