@@ -321,7 +321,9 @@ func TestNetworkErrors(t *testing.T) {
 		{"demo --connections 1", exitUsage, []string{"--connections 1"}},
 	} {
 		var out bytes.Buffer
-		err := run(t.Context(), strings.Split(tc.args, " "), strings.NewReader(""), &out, &out)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // for a backup that starts after all
+		err := run(ctx, strings.Split(tc.args, " "), strings.NewReader(""), &out, &out)
+		cancel()
 		if code := report(&out, err); code != tc.code {
 			t.Errorf("%s: exit code %d\n%s", tc.args, code, &out)
 		}

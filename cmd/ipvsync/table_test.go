@@ -229,7 +229,9 @@ func TestTableErrors(t *testing.T) {
 		{"show --state ESTABLISHED --protocol udp", exitUsage, "udp has"},
 	} {
 		var out bytes.Buffer
-		err := run(t.Context(), strings.Fields(tc.args), strings.NewReader(""), &out, &out)
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // for a backup that starts after all
+		err := run(ctx, strings.Fields(tc.args), strings.NewReader(""), &out, &out)
+		cancel()
 		if code := report(&out, err); code != tc.code || !strings.Contains(out.String(), tc.say) {
 			t.Errorf("%s: exit code %d, want %q:\n%s", tc.args, code, tc.say, &out)
 		}
