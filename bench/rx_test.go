@@ -178,8 +178,8 @@ func (p *path) receiver(open func(iface string) (xsk.Rx, error)) *counter {
 	return c
 }
 
-// rxFrames is what a Receiver has by default: 8 MiB. fewFrames is as much as the
-// second-level cache has.
+// rxFrames is what ipvsync backup has by default, 8 MiB; a Receiver has half. fewFrames
+// is what the second-level cache has room for.
 const rxFrames, fewFrames = 4096, 1024
 
 func xdpReceiver(frames int) func(iface string) (xsk.Rx, error) {
