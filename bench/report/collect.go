@@ -3,11 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -55,47 +55,96 @@ type collector struct {
 // slow is the count of suites of which one repetition takes minutes.
 func (c *collector) slow() string { return fmt.Sprint(max(1, c.count/2)) }
 
-// collect runs the suites and profiles that only names, or all.
-func (c *collector) collect(ctx context.Context, only string) error {
+// names are the parts of a whole run: the suites, and all profiles together.
+func names() (all []string) {
+	for _, s := range suites {
+		all = append(all, s.name)
+	}
+	return append(all, profilesName)
+}
+
+const profilesName = "profiles"
+
+// parseOnly reads the list of -only; an empty one is all.
+func parseOnly(list string) ([]string, error) {
+	if list == "" {
+		return names(), nil
+	}
+	var only []string
+	for _, name := range strings.Split(list, ",") {
+		name = strings.TrimSpace(name)
+		if !slices.Contains(names(), name) {
+			return nil, fmt.Errorf("-only: no suite %q; there are %s", name, strings.Join(names(), ", "))
+		}
+		only = append(only, name)
+	}
+	return only, nil
+}
+
+// collect runs the suites, and the profiles, that only names. One that fails does
+// not keep the others from being run.
+func (c *collector) collect(ctx context.Context, only []string) error {
 	if err := os.MkdirAll(c.data, 0o755); err != nil {
 		return err
 	}
-	wanted := func(name string) bool { return only == "" || slices.Contains(strings.Split(only, ","), name) }
+	var errs []error
+	var again []string // failed, or not begun
+	try := func(name string, run func() error) {
+		if !slices.Contains(only, name) {
+			return
+		}
+		err := ctx.Err()
+		if err == nil {
+			if err = run(); err == nil {
+				return
+			}
+			err = fmt.Errorf("%s: %w", name, err)
+			fmt.Fprintln(c.progress, err)
+			errs = append(errs, err)
+		}
+		if !slices.Contains(again, name) {
+			again = append(again, name)
+		}
+	}
 	for _, s := range suites {
-		if wanted(s.name) {
-			if err := c.runSuite(ctx, s); err != nil {
-				return err
-			}
-		}
+		try(s.name, func() error { return c.runSuite(ctx, s) })
 	}
-	if wanted("profiles") {
-		for _, p := range paths {
-			if err := c.runProfile(ctx, p); err != nil {
-				return err
-			}
-		}
+	for _, p := range paths {
+		try(profilesName, func() error { return c.runProfile(ctx, p) })
 	}
-	return nil
+	if again == nil {
+		return nil
+	}
+	return fmt.Errorf("%w\nwhat else ran is kept; to go on: %s", errors.Join(append(errs, ctx.Err())...), command(again))
+}
+
+// command is how to run these parts.
+func command(parts []string) string {
+	return fmt.Sprintf("make bench-report REPORT='-only %s'", strings.Join(parts, ","))
 }
 
 // runSuite leaves data/name.txt: what go test printed, behind lines that say
 // where it ran.
 func (c *collector) runSuite(ctx context.Context, s suite) error {
 	args := append([]string{"test", "-run", "^$"}, append(s.args(c), s.pkg)...)
-	out, err := c.goTest(ctx, args, s.env)
-	if err != nil {
-		return err
-	}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "command: %s\n", strings.TrimSpace(s.env+" go "+quoted(args)))
 	for _, fact := range machine(ctx, c.root) {
 		fmt.Fprintf(&b, "%s: %s\n", fact.key, fact.value)
 	}
+	out, err := c.goTest(ctx, args, s.env)
 	b.Write(out)
-	return os.WriteFile(filepath.Join(c.data, s.name+".txt"), b.Bytes(), 0o644)
+	if err != nil {
+		return c.keepFailed(s.name, b.Bytes(), err)
+	}
+	if err := os.WriteFile(c.path(s.name+resultEnd), b.Bytes(), 0o644); err != nil {
+		return err
+	}
+	return c.forgetFailed(s.name)
 }
 
-// goTest runs go test in the project, shows what it prints, and returns it.
+// goTest runs go test in the project, shows what it prints, and returns it; if it
+// fails, with what the compiler said behind.
 func (c *collector) goTest(ctx context.Context, args []string, env string) ([]byte, error) {
 	fmt.Fprintln(c.progress, "go", quoted(args))
 	cmd := exec.CommandContext(ctx, "go", args...)
@@ -105,7 +154,7 @@ func (c *collector) goTest(ctx context.Context, args []string, env string) ([]by
 	cmd.Stdout = io.MultiWriter(&out, c.progress)
 	cmd.Stderr = &errs
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("go %s: %w\n%s", quoted(args), err, errs.Bytes())
+		return append(out.Bytes(), errs.Bytes()...), fmt.Errorf("go %s: %w\n%s", quoted(args), err, errs.Bytes())
 	}
 	return out.Bytes(), nil
 }

@@ -1,8 +1,12 @@
 // Command report runs the benchmarks of this project, and makes tables, plots and
 // the generated part of docs/benchmarks.md of what they print:
 //
-//	cd bench/report && go run . -root ../..            # run everything: some 15 minutes
-//	cd bench/report && go run . -root ../.. -render    # tables and plots of the last run again
+//	cd bench/report && go run . -root ../..                  # run everything
+//	cd bench/report && go run . -root ../.. -only engine     # a part
+//	cd bench/report && go run . -root ../.. -render          # tables and plots of the last run again
+//
+// Parts may be run one after the other: the last one completes the page. Until
+// then, their tables are in bin/bench/page.md, and docs stays as it is.
 //
 // What the benchmarks print stays in bin/bench, in the format of go test, for
 // benchstat and for people. Nothing on the page comes from anywhere else.
@@ -16,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 )
 
 func main() {
@@ -35,8 +40,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	render := flags.Bool("render", false, "run nothing: use what the last run left in bin/bench")
 	count := flags.Int("count", 5, "repetitions of each benchmark")
 	benchtime := flags.String("benchtime", "300ms", "time of each repetition")
-	only := flags.String("only", "", "run these suites only, of what the `list` names, with commas: bench, engine, ring, encoder, table, kernel, profiles")
+	only := flags.String("only", "", "run these suites only, of what the `list` names, with commas: "+strings.Join(names(), ", "))
 	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	parts, err := parseOnly(*only)
+	if err != nil {
 		return err
 	}
 	data, err := filepath.Abs(filepath.Join(*root, "bin", "bench")) // go test runs elsewhere
@@ -45,21 +54,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	if !*render {
 		c := collector{root: *root, data: data, count: *count, benchtime: *benchtime, progress: stdout}
-		if err := c.collect(ctx, *only); err != nil {
+		if err := c.collect(ctx, parts); err != nil {
 			return err
 		}
 	}
-	res, err := readResults(data)
-	if err != nil {
-		return err
-	}
-	docs := filepath.Join(*root, "docs")
-	if err := drawPlots(res, filepath.Join(docs, "plots")); err != nil {
-		return err
-	}
-	if err := updatePage(filepath.Join(docs, "benchmarks.md"), page(res, "plots")); err != nil {
-		return err
-	}
-	fmt.Fprintln(stdout, "wrote", filepath.Join(docs, "benchmarks.md"), "and", filepath.Join(docs, "plots"))
-	return nil
+	return publish(filepath.Join(*root, "docs"), data, stdout)
 }

@@ -38,14 +38,24 @@ var paths = []path{
 		"DRAM: two cache lines of a random flow", [2]string{}, "table's rules"},
 }
 
-func (p *path) file() string { return strings.ReplaceAll(strings.ToLower(p.name), " ", "-") + ".prof" }
+func (p *path) stem() string { return strings.ReplaceAll(strings.ToLower(p.name), " ", "-") }
+func (p *path) file() string { return p.stem() + profileEnd }
+
+const profileEnd = ".prof"
 
 // runProfile leaves data/<name>.prof.
 func (c *collector) runProfile(ctx context.Context, p path) error {
+	fresh := c.path(p.file() + ".new")
 	// The test binary would stay where go test runs.
-	_, err := c.goTest(ctx, []string{"test", "-run", "^$", "-bench", p.bench, "-benchtime", "5s",
-		"-cpuprofile", filepath.Join(c.data, p.file()), "-o", filepath.Join(c.data, "profiled.test"), p.pkg}, "")
-	return err
+	out, err := c.goTest(ctx, []string{"test", "-run", "^$", "-bench", p.bench, "-benchtime", "5s",
+		"-cpuprofile", fresh, "-o", c.path("profiled.test"), p.pkg}, "")
+	if err != nil {
+		return c.keepFailed(p.stem(), out, err)
+	}
+	if err := os.Rename(fresh, c.path(p.file())); err != nil {
+		return err
+	}
+	return c.forgetFailed(p.stem())
 }
 
 // What a sample was spent on is decided by its innermost function that says so.

@@ -29,10 +29,11 @@ type results struct {
 // readResults reads what collect left in a directory.
 func readResults(dir string) (*results, error) {
 	res := &results{facts: map[string]string{}}
-	files, err := filepath.Glob(filepath.Join(dir, "*.txt"))
+	files, err := filepath.Glob(filepath.Join(dir, "*"+resultEnd))
 	if err != nil {
 		return nil, err
 	}
+	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, failedEnd) })
 	if len(files) == 0 {
 		return nil, fmt.Errorf("%s: no results; run this without -render", dir)
 	}
