@@ -71,8 +71,9 @@ bench-once:
 bench-kernel: setup
 	IPVSYNC_REQUIRE=$(REQUIRE) $(GO) test -run '^$$' -bench '^BenchmarkKernel' -benchtime 1x -timeout 20m -v ./bench
 
-# Everything that the page shows, measured anew; on a quiet machine, as root. Some
-# 20 minutes. With REPORT=-render, tables and plots of the last run again.
+# Everything that the page shows, measured anew; on a quiet machine, as root. How
+# long that takes: docs/benchmarks.md. With REPORT=-render, tables and plots of the
+# last run again; with REPORT='-only engine', a part.
 bench-report: setup
 	cd bench/report && $(GO) run . -root ../.. -count $(BENCH_COUNT) -benchtime $(BENCH_TIME) $(REPORT)
 
