@@ -116,7 +116,7 @@ func TestParts(t *testing.T) {
 		}
 	}
 	untouched()
-	wantWords(t, "said", said, "bin/bench/page.md", "as it was", "REPORT='-only bench,encoder,table,kernel,profiles'")
+	wantWords(t, "said", said, "bin/bench/page.md", "as it was", "REPORT='-only bench,ring,encoder,table,kernel,profiles'")
 	wantWords(t, "page of the part", p.read("bin/bench/page.md"), "### Publishing", "| Shard.Publish |")
 
 	// The others come from other runs, but for one benchmark, which was skipped.
@@ -152,7 +152,7 @@ func TestOnlyUnknown(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	wantWords(t, "error", err.Error(), `"nosuch"`, "bench, engine, encoder, table, kernel, profiles")
+	wantWords(t, "error", err.Error(), `"nosuch"`, "bench, engine, ring, encoder, table, kernel, profiles")
 	if exists(filepath.Join(p.root, "bin")) {
 		t.Error("something was run")
 	}
@@ -238,7 +238,7 @@ func TestInterrupted(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	wantWords(t, "error", err.Error(), context.Canceled.Error(), "REPORT='-only bench,engine,encoder,table,kernel,profiles'")
+	wantWords(t, "error", err.Error(), context.Canceled.Error(), "REPORT='-only bench,engine,ring,encoder,table,kernel,profiles'")
 }
 
 func TestCulprits(t *testing.T) {
