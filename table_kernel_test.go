@@ -20,7 +20,7 @@ func TestKernelTable(t *testing.T) {
 		t.Logf("seed %d", seed)
 		p := &kernelProgram{
 			t: t, g: g, r: rand.New(rand.NewPCG(seed, 0)), table: newTable(t, TableConfig{MaxEntries: 10000}),
-			quiet: map[encoder.Endpoint]time.Time{},
+			quiet: map[encoder.Endpoint]time.Time{}, replaced: map[string]replacedConn{},
 		}
 		p.sub = p.table.Subscribe(1 << 16)
 		g.Reset(t)
@@ -37,7 +37,11 @@ func TestKernelTable(t *testing.T) {
 		if st.Added == 0 || st.Updated == 0 || st.Replaced == 0 || st.Expired == 0 || st.Ignored[IgnoredInactive] == 0 || p.sub.Missed() > 0 {
 			t.Errorf("not everything happened: %+v", st)
 		}
-		t.Logf("%+v, %d entries compared in %d listings, longest expiry apart %v", st, p.compared, p.listings, p.apart)
+		p.replaceUntilPutOff()
+		if all := p.table.Stats().Replaced; uint64(p.putOffs) > all/10 {
+			t.Errorf("the kernel put off %d of %d ends", p.putOffs, all)
+		}
+		t.Logf("%+v, %d entries compared in %d listings, longest expiry apart %v, %d put off", st, p.compared, p.listings, p.apart, p.putOffs)
 	})
 }
 
@@ -49,8 +53,10 @@ type kernelProgram struct {
 	sub   *Subscription
 	quiet map[encoder.Endpoint]time.Time // clients to be left alone until then
 
-	compared, listings int
-	apart              time.Duration
+	replaced map[string]replacedConn // by line: what the table replaced last
+
+	compared, listings, putOffs int
+	apart                       time.Duration
 }
 
 // risky clients get connections whose client port is not known, or collide with
@@ -65,9 +71,7 @@ func (p *kernelProgram) round() {
 	for client := range 40 {
 		for range 1 + p.r.IntN(4) {
 			c := p.conn(client)
-			k := c.Client
-			k.Port = 0
-			if time.Now().After(p.quiet[k]) {
+			if time.Now().After(p.quiet[clientOf(&c)]) {
 				conns = append(conns, c)
 			}
 			if risky(client) {
@@ -104,20 +108,36 @@ func (p *kernelProgram) conn(client int) Conn {
 // leaveAlone notes the clients of entries that end about now: the kernel and we
 // may disagree for a moment whether they are there.
 func (p *kernelProgram) leaveAlone() {
-	note := func(e *Entry) {
-		k := e.Client
-		k.Port = 0
-		p.quiet[k] = time.Now().Add(e.Expires + time.Second)
-	}
-	for range len(p.sub.Changes()) {
-		if c := <-p.sub.Changes(); c.Kind == Expired {
-			note(&c.Entry)
-		}
-	}
+	p.readChanges()
 	for e := range p.table.All() {
 		if e.Expires < 1500*time.Millisecond {
-			note(&e)
+			p.silence(clientOf(&e.Conn), e.Expires+time.Second)
 		}
+	}
+}
+
+// readChanges notes what has ended and what was replaced.
+func (p *kernelProgram) readChanges() {
+	for range len(p.sub.Changes()) {
+		switch c := <-p.sub.Changes(); c.Kind {
+		case Expired:
+			p.silence(clientOf(&c.Entry.Conn), c.Entry.Expires+time.Second)
+		case Replaced:
+			p.replaced[kernelLine(&c.Old)] = replacedConn{client: clientOf(&c.Old), at: time.Now()}
+		}
+	}
+}
+
+func clientOf(c *Conn) encoder.Endpoint {
+	k := c.Client
+	k.Port = 0
+	return k
+}
+
+// silence leaves a client alone for that long at least.
+func (p *kernelProgram) silence(client encoder.Endpoint, d time.Duration) {
+	if end := time.Now().Add(d); end.After(p.quiet[client]) {
+		p.quiet[client] = end
 	}
 }
 
@@ -203,6 +223,7 @@ func (p *kernelProgram) compare() {
 func (p *kernelProgram) differences() map[string]string {
 	p.t.Helper()
 	const soon = 2 * time.Second
+	p.readChanges()
 	before := time.Now()
 	listed := p.g.Conns(p.t)
 	took := time.Since(before)
@@ -227,6 +248,9 @@ func (p *kernelProgram) differences() map[string]string {
 		}
 		for len(o) > len(k) && o[0] < soon {
 			o = o[1:]
+		}
+		if p.isPutOff(s, k, o) {
+			continue
 		}
 		if len(k) != len(o) {
 			wrong[s] = fmt.Sprintf("the kernel has %v, the table %v", k, o)
