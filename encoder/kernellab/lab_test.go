@@ -31,6 +31,7 @@ func TestLab(t *testing.T) {
 				{"backup", testBackup},
 				{"master", testMaster},
 				{"facts", testFacts},
+				{"replaced", testReplaced},
 				{"timeouts", testTimeouts},
 				{"addressing", testAddressing},
 			} {
