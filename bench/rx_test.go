@@ -247,9 +247,9 @@ func BenchmarkXDPRx(b *testing.B) {
 		records    bool
 	}{
 		{"decoding", "bare loop", rxFrames, false},
-		{"decoding", "bare loop that reads the records", rxFrames, true},
-		{"decoding, 1024 frames,", "bare loop, 1024 frames", fewFrames, false},
-		{"decoding, 1024 frames,", "bare loop that reads the records, 1024 frames", fewFrames, true},
+		{"decoding", "reading loop", rxFrames, true},
+		{"decoding, 1024 frames,", "bare loop", fewFrames, false},
+		{"decoding, 1024 frames,", "reading loop", fewFrames, true},
 	} {
 		b.Run(c.ours+" against "+c.bare, func(b *testing.B) {
 			needProcessors(b)
