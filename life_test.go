@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -179,4 +180,137 @@ func TestRunEndsWhileTheDeviceIsGone(t *testing.T) {
 			t.Errorf("Run: %v", err)
 		}
 	})
+}
+
+// The link goes down: what the rings can hold is kept, the rest is counted,
+// and sending resumes by itself.
+func TestLinkDown(t *testing.T) { inModes(t, testLinkDown) }
+
+func testLinkDown(t *testing.T, mode xsk.Mode) {
+	a, b := xsktest.VethPair(t)
+	const flows, updates = 2000, 5
+	c := newCollector(t, flows*updates)
+	receive(t, b, ReceiverConfig{Link: Link{Mode: mode}}, c.handle)
+	s := send(t, a, SenderConfig{Link: Link{Mode: mode}})
+	publish := func(u uint32) {
+		for n := range flows {
+			conn := flow(n, u)
+			if err := s.Publish(&conn); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	publish(1)
+	if err := s.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	xsktest.SetLink(t, a, false)
+	for u := range uint32(updates - 2) {
+		publish(u + 2)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := s.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, xsk.ErrLinkDown) {
+		t.Errorf("flush while the link is down: %v", err)
+	}
+	xsktest.SetLink(t, a, true)
+	publish(updates)
+	c.wait()
+}
+
+// The interface gets another address: soon messages come from that one, over UDP
+// by a transport that is opened anew.
+func TestAddressReplaced(t *testing.T) { inModes(t, testAddressReplaced) }
+
+func testAddressReplaced(t *testing.T, mode xsk.Mode) {
+	a, b := xsktest.VethPair(t)
+	replaced := netip.MustParseAddr("10.99.0.77")
+	moved := make(chan struct{})
+	var once sync.Once
+	receive(t, b, ReceiverConfig{Link: Link{Mode: mode}}, func(m *Message) {
+		if m.Src.Addr() == replaced {
+			once.Do(func() { close(moved) })
+		}
+	})
+	s := send(t, a, reopenable(t, a, SenderConfig{Link: Link{Mode: mode}}))
+	publish := func() error {
+		conn := flow(1, 1)
+		if err := s.Publish(&conn); err != nil {
+			t.Fatal(err)
+		}
+		return s.Flush(t.Context())
+	}
+	if err := publish(); err != nil {
+		t.Fatal(err)
+	}
+	if err := netns.SetAddress(a.NS, a.Name, netip.PrefixFrom(replaced, 24)); err != nil {
+		t.Fatal(err)
+	}
+	for arrived := false; !arrived; {
+		// What lies in an old transport is lost with it, and Flush says so.
+		if err := publish(); err != nil && (!errors.Is(err, ErrLost) || !strings.Contains(err.Error(), "address")) {
+			t.Fatalf("Flush: %v", err)
+		}
+		select {
+		case <-moved:
+			arrived = true
+		case <-t.Context().Done():
+			t.Fatal("no message comes from the new address")
+		default:
+		}
+	}
+	if st := s.Stats(); mode == xsk.ModeUDPGSO && (st.Reopened == 0 || st.Transport.Messages < 2) {
+		t.Errorf("%+v", st)
+	}
+	_ = s.Close()
+	s.closeErr = nil // a loss was to be expected
+}
+
+// reopenable makes cfg open its transports in the namespace of e also from the
+// transmit loop, whose thread is not in it.
+func reopenable(t *testing.T, e xsktest.End, cfg SenderConfig) SenderConfig {
+	t.Helper()
+	cfg.Interface = e.Name
+	inside := cfg
+	if err := inside.setDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	cfg.OpenTx = func(port int, lost func([]byte)) (tx xsk.Tx, err error) {
+		err = e.NS.Do(func() (err error) { tx, _, err = inside.openTx(port, lost); return err })
+		return tx, err
+	}
+	return cfg
+}
+
+// With the link down for good, Close gives up in time and counts everything.
+func TestCloseWithLinkDown(t *testing.T) {
+	a, _ := xsktest.VethPair(t)
+	var s *Sender
+	err := a.NS.Do(func() (err error) {
+		s, err = NewSender(SenderConfig{Link: Link{Interface: a.Name, Mode: xsk.ModeUDPGSO}, Shards: 1, RingSize: 1 << 17, CloseTimeout: 10 * time.Millisecond})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	xsktest.SetLink(t, a, false)
+	// More than the frames of the transport and the ring can hold.
+	total, full := 0, 0
+	for total-full < 4500 || full == 0 {
+		conn := flow(total, 1)
+		if err := s.Publish(&conn); errors.Is(err, ErrRingFull) {
+			full++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		total++
+	}
+	if err := s.Close(); err == nil {
+		t.Error("Close says nothing about what it did not send")
+	}
+	st := s.Stats()
+	checkSender(t, st)
+	if st.Published != uint64(total) || st.Dropped[DropRingFull] != uint64(full) || st.Dropped[DropUnsent] == 0 || st.Dropped[DropTransport] == 0 {
+		t.Errorf("%d updates, %d refused: %+v", total, full, st)
+	}
 }

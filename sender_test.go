@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,9 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ipvsync/ipvsync/encoder"
-	"github.com/ipvsync/ipvsync/ring"
 	"github.com/ipvsync/ipvsync/xsk"
-	"github.com/ipvsync/ipvsync/xsk/netns"
 	"github.com/ipvsync/ipvsync/xsk/xsktest"
 )
 
@@ -263,139 +260,6 @@ func testCloseSends(t *testing.T, mode xsk.Mode) {
 	}
 }
 
-// The link goes down: what the rings can hold is kept, the rest is counted,
-// and sending resumes by itself.
-func TestLinkDown(t *testing.T) { inModes(t, testLinkDown) }
-
-func testLinkDown(t *testing.T, mode xsk.Mode) {
-	a, b := xsktest.VethPair(t)
-	const flows, updates = 2000, 5
-	c := newCollector(t, flows*updates)
-	receive(t, b, ReceiverConfig{Link: Link{Mode: mode}}, c.handle)
-	s := send(t, a, SenderConfig{Link: Link{Mode: mode}})
-	publish := func(u uint32) {
-		for n := range flows {
-			conn := flow(n, u)
-			if err := s.Publish(&conn); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	publish(1)
-	if err := s.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	xsktest.SetLink(t, a, false)
-	for u := range uint32(updates - 2) {
-		publish(u + 2)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
-	if err := s.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, xsk.ErrLinkDown) {
-		t.Errorf("flush while the link is down: %v", err)
-	}
-	xsktest.SetLink(t, a, true)
-	publish(updates)
-	c.wait()
-}
-
-// The interface gets another address: soon messages come from that one, over UDP
-// by a transport that is opened anew.
-func TestAddressReplaced(t *testing.T) { inModes(t, testAddressReplaced) }
-
-func testAddressReplaced(t *testing.T, mode xsk.Mode) {
-	a, b := xsktest.VethPair(t)
-	replaced := netip.MustParseAddr("10.99.0.77")
-	moved := make(chan struct{})
-	var once sync.Once
-	receive(t, b, ReceiverConfig{Link: Link{Mode: mode}}, func(m *Message) {
-		if m.Src.Addr() == replaced {
-			once.Do(func() { close(moved) })
-		}
-	})
-	s := send(t, a, reopenable(t, a, SenderConfig{Link: Link{Mode: mode}}))
-	publish := func() error {
-		conn := flow(1, 1)
-		if err := s.Publish(&conn); err != nil {
-			t.Fatal(err)
-		}
-		return s.Flush(t.Context())
-	}
-	if err := publish(); err != nil {
-		t.Fatal(err)
-	}
-	if err := netns.SetAddress(a.NS, a.Name, netip.PrefixFrom(replaced, 24)); err != nil {
-		t.Fatal(err)
-	}
-	for arrived := false; !arrived; {
-		// What lies in an old transport is lost with it, and Flush says so.
-		if err := publish(); err != nil && (!errors.Is(err, ErrLost) || !strings.Contains(err.Error(), "address")) {
-			t.Fatalf("Flush: %v", err)
-		}
-		select {
-		case <-moved:
-			arrived = true
-		case <-t.Context().Done():
-			t.Fatal("no message comes from the new address")
-		default:
-		}
-	}
-	if st := s.Stats(); mode == xsk.ModeUDPGSO && (st.Reopened == 0 || st.Transport.Messages < 2) {
-		t.Errorf("%+v", st)
-	}
-	_ = s.Close()
-	s.closeErr = nil // a loss was to be expected
-}
-
-// reopenable makes cfg open its transports in the namespace of e also from the
-// transmit loop, whose thread is not in it.
-func reopenable(t *testing.T, e xsktest.End, cfg SenderConfig) SenderConfig {
-	t.Helper()
-	cfg.Interface = e.Name
-	inside := cfg
-	if err := inside.setDefaults(); err != nil {
-		t.Fatal(err)
-	}
-	cfg.OpenTx = func(port int, lost func([]byte)) (tx xsk.Tx, err error) {
-		err = e.NS.Do(func() (err error) { tx, _, err = inside.openTx(port, lost); return err })
-		return tx, err
-	}
-	return cfg
-}
-
-// With the link down for good, Close gives up in time and counts everything.
-func TestCloseWithLinkDown(t *testing.T) {
-	a, _ := xsktest.VethPair(t)
-	var s *Sender
-	err := a.NS.Do(func() (err error) {
-		s, err = NewSender(SenderConfig{Link: Link{Interface: a.Name, Mode: xsk.ModeUDPGSO}, Shards: 1, RingSize: 1 << 17, CloseTimeout: 10 * time.Millisecond})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	xsktest.SetLink(t, a, false)
-	// More than the frames of the transport and the ring can hold.
-	total, full := 0, 0
-	for total-full < 4500 || full == 0 {
-		conn := flow(total, 1)
-		if err := s.Publish(&conn); errors.Is(err, ErrRingFull) {
-			full++
-		} else if err != nil {
-			t.Fatal(err)
-		}
-		total++
-	}
-	if err := s.Close(); err == nil {
-		t.Error("Close says nothing about what it did not send")
-	}
-	st := s.Stats()
-	checkSender(t, st)
-	if st.Published != uint64(total) || st.Dropped[DropRingFull] != uint64(full) || st.Dropped[DropUnsent] == 0 || st.Dropped[DropTransport] == 0 {
-		t.Errorf("%d updates, %d refused: %+v", total, full, st)
-	}
-}
-
 func TestUnencodableIsCounted(t *testing.T) {
 	a, _ := xsktest.VethPair(t)
 	s := send(t, a, SenderConfig{Link: Link{MaxSize: 80}})
@@ -491,111 +355,6 @@ func TestReceiverCounts(t *testing.T) {
 		st.Refused[encoder.BadRecordVersion] != 1 || st.Ignored[encoder.OtherSyncID] != 1 ||
 		st.Ignored[encoder.MessageTooShort] != 1 || st.Ignored[encoder.SizeMismatch] != 1 {
 		t.Errorf("%+v", st)
-	}
-}
-
-func TestConfigErrors(t *testing.T) {
-	for _, tc := range []struct {
-		field string
-		cfg   SenderConfig
-	}{
-		{"Interface", SenderConfig{}},
-		{"TTL", SenderConfig{Link: Link{Interface: "lo"}, TTL: 256}},
-		{"Shards", SenderConfig{Link: Link{Interface: "lo"}, Shards: -1}},
-		{"Ports", SenderConfig{Link: Link{Interface: "lo"}, Ports: 65}},
-		{"Ports", SenderConfig{Link: Link{Interface: "lo", Port: 65535}, Ports: 2}},
-		{"Queues", SenderConfig{Link: Link{Interface: "lo", Queues: []int{0, 1}}}},
-		{"Queues", SenderConfig{Link: Link{Interface: "lo", Queues: []int{-1}}}},
-		{"Queues", SenderConfig{Link: Link{Interface: "lo", Queues: []int{1, 1}}, Ports: 2}},
-		{"Watermarks", SenderConfig{Link: Link{Interface: "lo"}, Watermarks: Watermarks{Refresh: 95}}},
-		{"Coalesce", SenderConfig{Link: Link{Interface: "lo"}, Coalesce: 100}},
-		{"MaxSize", SenderConfig{Link: Link{Interface: "lo", MaxSize: 79}}},
-		{"RingSize", SenderConfig{Link: Link{Interface: "lo"}, RingSize: 1000, OpenTx: func(int, func([]byte)) (xsk.Tx, error) { return &discard{}, nil }}},
-	} {
-		_, err := NewSender(tc.cfg)
-		var ce *ConfigError
-		if !errors.As(err, &ce) || ce.Field != tc.field || !errors.Is(err, ErrConfig) {
-			t.Errorf("%s: %v", tc.field, err)
-		}
-	}
-	for _, queues := range [][]int{{-1}, {0, 0}} {
-		_, err := NewReceiver(ReceiverConfig{Link: Link{Interface: "lo", Queues: queues}}, func(*Message) {})
-		var ce *ConfigError
-		if !errors.As(err, &ce) || ce.Field != "Queues" {
-			t.Errorf("queues %v: %v", queues, err)
-		}
-	}
-	for _, n := range []int{-1, xsk.MaxBuffer + 1, 1 << 32} {
-		link := Link{Interface: "lo", SocketBuffer: n}
-		_, err1 := NewSender(SenderConfig{Link: link})
-		_, err2 := NewReceiver(ReceiverConfig{Link: link}, func(*Message) {})
-		for _, err := range []error{err1, err2} {
-			var ce *ConfigError
-			if !errors.As(err, &ce) || ce.Field != "SocketBuffer" || !strings.Contains(ce.Msg, "0 to 2147483647 bytes") {
-				t.Errorf("SocketBuffer %d: %v", n, err)
-			}
-		}
-	}
-	if _, err := NewReceiver(ReceiverConfig{}, func(*Message) {}); !errors.Is(err, ErrConfig) {
-		t.Error(err)
-	}
-	for _, cpu := range []int{-65, -1, maxCPUs} {
-		if _, err := NewReceiver(ReceiverConfig{Link: Link{Interface: "lo"}, CPUs: []int{cpu}}, func(*Message) {}); !errors.Is(err, ErrConfig) {
-			t.Errorf("processor %d: %v", cpu, err)
-		}
-		if _, err := NewSender(SenderConfig{Link: Link{Interface: "lo"}, CPUs: []int{cpu}}); !errors.Is(err, ErrConfig) {
-			t.Errorf("processor %d: %v", cpu, err)
-		}
-	}
-	if _, err := NewReceiver(ReceiverConfig{Link: Link{Interface: "lo"}}, nil); !errors.Is(err, ErrConfig) {
-		t.Error(err)
-	}
-	if _, err := NewSender(SenderConfig{Link: Link{Interface: "no-such0"}}); !errors.Is(err, xsk.ErrInterface) {
-		t.Error(err)
-	}
-}
-
-// Every size outside the one range is refused by the same words, and its ends are taken.
-func TestRingSize(t *testing.T) {
-	open := func(int, func([]byte)) (xsk.Tx, error) { return &discard{}, nil }
-	for _, size := range []int{-1, 256, MinRingSize - 1, MinRingSize / 2, MinRingSize + 1, 3 << 14, 1<<31 + 1, 1 << 32} {
-		_, err := NewSender(SenderConfig{Shards: 1, RingSize: size, OpenTx: open})
-		var ce *ConfigError
-		if !errors.As(err, &ce) || ce.Field != "RingSize" || !strings.HasSuffix(ce.Msg, "want a power of two from 16384 to 2147483648") {
-			t.Errorf("%d bytes: %v", size, err)
-		}
-	}
-	for _, size := range []int{MinRingSize, ring.MaxSize} {
-		cfg := SenderConfig{RingSize: size}
-		cfg.Interface = "lo"
-		if err := cfg.setDefaults(); err != nil { // making the largest takes 4 GiB
-			t.Errorf("%d bytes: %v", size, err)
-		}
-	}
-}
-
-// A priority that there is not is a fault of the caller, at every entry.
-func TestUnknownPriorityPanics(t *testing.T) {
-	s, err := NewSender(SenderConfig{Shards: 1, OpenTx: func(int, func([]byte)) (xsk.Tx, error) { return &discard{}, nil }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	c := flow(1, 1)
-	for name, publish := range map[string]func(){
-		"Shard.PublishPriority":       func() { _ = s.Shard(0).PublishPriority(&c, numPriorities) },
-		"Shard.PublishBatchPriority":  func() { _, _ = s.Shard(0).PublishBatchPriority([]Conn{c, c}, numPriorities) },
-		"Sender.PublishPriority":      func() { _ = s.PublishPriority(&c, numPriorities) },
-		"Sender.PublishBatchPriority": func() { _, _ = s.PublishBatchPriority([]Conn{c, c}, numPriorities) },
-	} {
-		func() {
-			defer func() {
-				if recover() == nil {
-					t.Errorf("%s takes priority %d", name, numPriorities)
-				}
-			}()
-			publish()
-		}()
 	}
 }
 
