@@ -27,3 +27,39 @@ func TestSecondProducerPanics(t *testing.T) {
 		t.Errorf("a ring that changed hands: %v", caught)
 	}
 }
+
+// A record that was taken back leaves nothing reserved, also where it had begun the
+// block anew.
+func TestUnreserveLeaves(t *testing.T) {
+	const size = 40
+	r := newSPSC(t, 1024)
+	wrapped := 0
+	for range 100 {
+		before := r.next
+		r.Reserve(size)
+		if r.next-before > uint64(FramedSize(size)) {
+			wrapped++
+		}
+		r.Unreserve(size)
+		if r.next != r.head {
+			t.Fatalf("%d bytes are still reserved", r.next-r.head)
+		}
+		done := make(chan any)
+		go func() {
+			defer func() { done <- recover() }()
+			r.Reserve(size)
+			r.Publish()
+		}()
+		if caught := <-done; caught != nil {
+			t.Fatal(caught)
+		}
+		run := r.Look()
+		for _, ok := run.Peek(); ok; _, ok = run.Peek() {
+			run.Advance()
+		}
+		r.Release(run)
+	}
+	if wrapped == 0 {
+		t.Error("no record began the block anew")
+	}
+}

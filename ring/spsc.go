@@ -127,6 +127,13 @@ func (r *SPSC) reserveSlow(n, limit int) []byte {
 // published yet.
 func (r *SPSC) Unreserve(n int) {
 	r.next -= uint64(FramedSize(n))
+	if r.next&r.mask == 0 && r.next != r.head {
+		// It may have begun the block, behind a skip with nothing reserved before.
+		h := binary.NativeEndian.Uint64(r.block[r.head&r.mask:])
+		if lengthOf(h) == skip && r.head+uint64(strideOf(h)) == r.next {
+			r.next = r.head
+		}
+	}
 	r.leaveIfEmpty()
 }
 
