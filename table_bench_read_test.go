@@ -1,6 +1,7 @@
 package ipvsync
 
 import (
+	"hash/maphash"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -130,10 +131,7 @@ func (t *xsyncValues) apply(conns []Conn) {
 	now := time.Since(t.start)
 	for i := range conns {
 		c := &conns[i]
-		f := c.Flags.Backup(1)
-		timeout := timeoutOf(c, f)
-		t.m.Store(mapKeyOf(c), smallEntry{[4]byte(c.Dest.Addr[:4]), c.Dest.Port, c.State, f, c.Fwmark, timeout,
-			now + time.Duration(timeout)*time.Second})
+		t.m.Store(mapKeyOf(c), smallEntryOf(c, now))
 	}
 }
 
@@ -143,12 +141,64 @@ func (t *xsyncValues) look(b *burst) {
 	for i := range b.mapKeys {
 		k := &b.mapKeys[i]
 		v, ok := t.m.Load(*k)
-		if ok {
-			m := mapEntry{dest: v.dest, dport: v.dport, state: v.state, flags: v.flags, fwmark: v.fwmark, timeout: v.timeout, deadline: v.deadline}
-			ok = m.entry(k, now, &b.entries[i])
-		}
-		b.found[i] = ok
+		b.found[i] = ok && v.entry(k, now, &b.entries[i])
 	}
+}
+
+// lockedMap is a map of values cut into pieces, each with a lock of its own.
+type lockedMap struct {
+	pieces [1024]struct {
+		sync.RWMutex
+		m map[mapKey]smallEntry
+		_ [64]byte
+	}
+	seed  maphash.Seed
+	start time.Time
+}
+
+func newLockedMap(flows int) *lockedMap {
+	t := &lockedMap{seed: maphash.MakeSeed(), start: time.Now()}
+	for i := range t.pieces {
+		t.pieces[i].m = make(map[mapKey]smallEntry, flows/len(t.pieces))
+	}
+	return t
+}
+
+func (t *lockedMap) apply(conns []Conn) {
+	now := time.Since(t.start)
+	for i := range conns {
+		c := &conns[i]
+		k := mapKeyOf(c)
+		p := &t.pieces[maphash.Comparable(t.seed, k)%uint64(len(t.pieces))]
+		e := smallEntryOf(c, now)
+		p.Lock()
+		p.m[k] = e
+		p.Unlock()
+	}
+}
+
+func (t *lockedMap) look(b *burst) {
+	b.makeMapKeys()
+	now := time.Since(t.start)
+	for i := range b.mapKeys {
+		k := &b.mapKeys[i]
+		p := &t.pieces[maphash.Comparable(t.seed, *k)%uint64(len(t.pieces))]
+		p.RLock()
+		v, ok := p.m[*k]
+		p.RUnlock()
+		b.found[i] = ok && v.entry(k, now, &b.entries[i])
+	}
+}
+
+func smallEntryOf(c *Conn, now time.Duration) smallEntry {
+	f := c.Flags.Backup(1)
+	timeout := timeoutOf(c, f)
+	return smallEntry{[4]byte(c.Dest.Addr[:4]), c.Dest.Port, c.State, f, c.Fwmark, timeout, now + time.Duration(timeout)*time.Second}
+}
+
+func (v *smallEntry) entry(k *mapKey, now time.Duration, e *Entry) bool {
+	m := mapEntry{dest: v.dest, dport: v.dport, state: v.state, flags: v.flags, fwmark: v.fwmark, timeout: v.timeout, deadline: v.deadline}
+	return m.entry(k, now, e)
 }
 
 func (m *mapEntry) entry(k *mapKey, now time.Duration, e *Entry) bool {
@@ -174,6 +224,7 @@ func BenchmarkTableLookup(b *testing.B) {
 		{"xsync values", func() readTable {
 			return &xsyncValues{m: xsync.NewMap[mapKey, smallEntry](xsync.WithPresize(flows)), start: time.Now()}
 		}},
+		{"map in 1024 pieces", func() readTable { return newLockedMap(flows) }},
 	} {
 		var t readTable
 		setUp := func() {

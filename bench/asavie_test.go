@@ -44,7 +44,7 @@ func (p *path) asavie(write bool) side {
 			for i := range descs {
 				descs[i].Len = uint32(len(packet))
 				if write {
-					encode(s.GetFrame(descs[i])[headersSize:], conns)
+					encodeByHand(s.GetFrame(descs[i])[headersSize:], conns)
 				}
 			}
 			n -= s.Transmit(descs)

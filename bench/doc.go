@@ -36,7 +36,9 @@
 // (cpupower frequency-set -g performance).
 //
 // What sends runs on processor 0, what receives on processor 1; the engine's
-// producer is on processor 1 as well, unless a benchmark says otherwise. GOMAXPROCS is
+// producer is on processor 1 as well, unless a benchmark says otherwise. Sockets of
+// Go's libraries are read wherever Go's scheduler likes: bound to processor 1 they lose
+// more, and no ratio changes sides. GOMAXPROCS is
 // raised to 4 on a smaller machine. There a thread that sleeps in a system call keeps
 // one of the few places where goroutines run, which with both ends in one process, as
 // nowhere else, leaves a third party waiting.

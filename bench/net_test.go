@@ -44,7 +44,7 @@ func (p *path) perMessage(write bool) side {
 	return side{name: "net.UDPConn", send: func(n int) {
 		for range n {
 			if write {
-				encode(m, conns)
+				encodeByHand(m, conns)
 			}
 			if _, err := c.Write(m); err != nil {
 				p.tb.Fatal(err)
@@ -70,7 +70,7 @@ func (p *path) perTrain(write bool) side {
 			k := min(n, train)
 			if write {
 				for i := range k {
-					encode(buf[i*messageSize:], conns)
+					encodeByHand(buf[i*messageSize:], conns)
 				}
 			}
 			if _, err := c.Write(buf[:k*messageSize]); err != nil {
@@ -105,7 +105,7 @@ func (p *path) writeBatch(write bool) side {
 			k := min(n, batch)
 			if write {
 				for i := range ms[:k] {
-					encode(ms[i].Buffers[0], conns)
+					encodeByHand(ms[i].Buffers[0], conns)
 				}
 			}
 			sent, err := c.WriteBatch(ms[:k], 0)

@@ -17,30 +17,31 @@ type suite struct {
 	name string
 	pkg  string
 	env  string
+	slow bool // a repetition takes minutes
 	args func(c *collector) []string
 }
 
 var suites = []suite{
-	{"bench", "./bench", "", func(c *collector) []string {
-		return []string{"-short", "-bench", ".", "-benchtime", c.benchtime, "-count", fmt.Sprint(c.count), "-timeout", "60m"}
+	{"bench", "./bench", "", false, func(c *collector) []string {
+		return []string{"-short", "-bench", ".", "-benchtime", c.benchtime, "-timeout", "60m"}
 	}},
-	{"engine", ".", "", func(c *collector) []string {
+	{"engine", ".", "", false, func(c *collector) []string {
 		return []string{"-short", "-bench", "^Benchmark(Publish|PublishFromTwo|PublishTail|Loop|LoopTransports|Engine|Age|Idle)$",
-			"-benchtime", c.benchtime, "-count", fmt.Sprint(c.count)}
+			"-benchtime", c.benchtime}
 	}},
-	{"ring", "./ring", "", func(c *collector) []string {
-		return []string{"-bench", "^BenchmarkRings$", "-benchtime", c.benchtime, "-count", fmt.Sprint(c.count)}
+	{"ring", "./ring", "", false, func(c *collector) []string {
+		return []string{"-bench", "^BenchmarkRings$", "-benchtime", c.benchtime}
 	}},
-	{"encoder", "./encoder", "", func(c *collector) []string {
-		return []string{"-bench", "^Benchmark(HotPaths|Kernels)$", "-benchtime", c.benchtime, "-count", fmt.Sprint(c.count)}
+	{"encoder", "./encoder", "", false, func(c *collector) []string {
+		return []string{"-bench", "^Benchmark(HotPaths|Kernels)$", "-benchtime", c.benchtime}
 	}},
 	// Ten million flows take long to fill in.
-	{"table", ".", "", func(c *collector) []string {
-		return []string{"-bench", "^BenchmarkTable(Apply|Lookup|Add|GC)$", "-benchtime", c.benchtime, "-count", c.slow(), "-timeout", "60m"}
+	{"table", ".", "", true, func(c *collector) []string {
+		return []string{"-bench", "^BenchmarkTable(Apply|Lookup|Add|GC)$", "-benchtime", c.benchtime, "-timeout", "60m"}
 	}},
 	// Each repetition boots a machine of its own; a step of the rate is an operation.
-	{"kernel", "./bench", "", func(c *collector) []string {
-		return []string{"-bench", "^BenchmarkKernel", "-benchtime", "1x", "-count", c.slow(), "-timeout", "60m"}
+	{"kernel", "./bench", "", true, func(c *collector) []string {
+		return []string{"-bench", "^BenchmarkKernel", "-benchtime", "1x", "-timeout", "60m"}
 	}},
 }
 
@@ -52,8 +53,13 @@ type collector struct {
 	progress   io.Writer
 }
 
-// slow is the count of suites of which one repetition takes minutes.
-func (c *collector) slow() string { return fmt.Sprint(max(1, c.count/2)) }
+// repetitions of a suite: fewer where one takes minutes.
+func (c *collector) repetitions(s suite) int {
+	if s.slow {
+		return max(1, c.count/2)
+	}
+	return c.count
+}
 
 // names are the parts of a whole run: the suites, and all profiles together.
 func names() (all []string) {
@@ -124,18 +130,22 @@ func command(parts []string) string {
 }
 
 // runSuite leaves data/name.txt: what go test printed, behind lines that say
-// where it ran.
+// where it ran. Each repetition is a process of its own: where memory and threads
+// come to lie is part of the spread, and within one process they stay there.
 func (c *collector) runSuite(ctx context.Context, s suite) error {
 	args := append([]string{"test", "-run", "^$"}, append(s.args(c), s.pkg)...)
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "command: %s\n", strings.TrimSpace(s.env+" go "+quoted(args)))
+	n := c.repetitions(s)
+	fmt.Fprintf(&b, "command: %s # %d times\n", strings.TrimSpace(s.env+" go "+quoted(args)), n)
 	for _, fact := range machine(ctx, c.root) {
 		fmt.Fprintf(&b, "%s: %s\n", fact.key, fact.value)
 	}
-	out, err := c.goTest(ctx, args, s.env)
-	b.Write(out)
-	if err != nil {
-		return c.keepFailed(s.name, b.Bytes(), err)
+	for range n {
+		out, err := c.goTest(ctx, args, s.env)
+		b.Write(out)
+		if err != nil {
+			return c.keepFailed(s.name, b.Bytes(), err)
+		}
 	}
 	if err := os.WriteFile(c.path(s.name+resultEnd), b.Bytes(), 0o644); err != nil {
 		return err
