@@ -69,9 +69,10 @@ type Link struct {
 	// a port alone on which another one receives already.
 	Mode xsk.Mode
 	// Queues are the device queues that AF_XDP uses: port i of a Sender sends by
-	// Queues[i], or queue i by default, and in ModeAuto by UDP if there are fewer,
-	// while more than ports are an error;
-	// a Receiver receives from all of Queues, by default from all of the device.
+	// Queues[i], or queue i by default. In ModeAuto a port for which there is none,
+	// because Queues or the device has fewer than there are ports, sends by UDP; more
+	// Queues than ports are an error, and so is a queue that the device has not.
+	// A Receiver receives from all of Queues, by default from all of the device.
 	Queues []int
 }
 

@@ -128,7 +128,8 @@ func (s *Sender) PublishPriority(c *Conn, p Priority) error {
 
 // PublishBatch sends updates from any goroutine, as Publish does one after the
 // other, but those of one shard together: the more of them a shard gets, the less they
-// cost, and never more than by Publish. It returns how many were taken. The others
+// cost. That is for IPv4 without options; the others cost what they cost by Publish,
+// and up to a fifth more for being dealt out. It returns how many were taken. The others
 // were dropped, and counted; the error is that of one of them. Updates are dealt out
 // to the shards 64 at a time: after one ErrRingFull, the rest of that shard's among
 // the 64 may be dropped as ring_full without a try, shorter records that would still

@@ -109,7 +109,7 @@ func (r *XDPRx) openSockets(prog *Program, facts deviceFacts) error {
 	}
 	for _, queue := range queues {
 		if facts.RxQueues > 0 && queue >= facts.RxQueues {
-			return fmt.Errorf("%w: queue %d: the device has %d to receive", ErrConfig, queue, facts.RxQueues)
+			return badField("Queues", "has queue %d: the device has %d to receive, from 0 on", queue, facts.RxQueues)
 		}
 		s, err := OpenSocket(SocketConfig{
 			Interface: c.Interface, Queue: queue, RxFrames: c.RxFrames, FrameSize: c.FrameSize,

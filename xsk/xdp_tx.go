@@ -144,7 +144,7 @@ func (t *XDPTx) openSocket(queue int) error {
 	// The kernel lets a socket bind to a queue that can only receive, and
 	// then never sends: __xsk_generic_xmit.
 	if facts.TxQueues > 0 && queue >= facts.TxQueues {
-		return fmt.Errorf("%w: queue %d: the device has %d to send", ErrConfig, queue, facts.TxQueues)
+		return badField("Queues", "has queue %d: the device has %d to send, from 0 on", queue, facts.TxQueues)
 	}
 	may := !facts.FeaturesKnown || facts.Features&xdpActXSKZeroCopy != 0
 	if c.Mode != CopyOnly && may && c.Program == nil {
