@@ -1,7 +1,7 @@
 package ipvsync
 
 import (
-	"hash/maphash"
+	"encoding/binary"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -152,12 +152,17 @@ type lockedMap struct {
 		m map[mapKey]smallEntry
 		_ [64]byte
 	}
-	seed  maphash.Seed
 	start time.Time
 }
 
+// pieceOf is by the client alone: what decides must cost nothing.
+func (t *lockedMap) pieceOf(k *mapKey) int {
+	client := uint64(binary.LittleEndian.Uint32(k.client[:]))<<16 | uint64(k.cport)
+	return int(client * 0x9e3779b97f4a7c15 >> 54)
+}
+
 func newLockedMap(flows int) *lockedMap {
-	t := &lockedMap{seed: maphash.MakeSeed(), start: time.Now()}
+	t := &lockedMap{start: time.Now()}
 	for i := range t.pieces {
 		t.pieces[i].m = make(map[mapKey]smallEntry, flows/len(t.pieces))
 	}
@@ -169,7 +174,7 @@ func (t *lockedMap) apply(conns []Conn) {
 	for i := range conns {
 		c := &conns[i]
 		k := mapKeyOf(c)
-		p := &t.pieces[maphash.Comparable(t.seed, k)%uint64(len(t.pieces))]
+		p := &t.pieces[t.pieceOf(&k)]
 		e := smallEntryOf(c, now)
 		p.Lock()
 		p.m[k] = e
@@ -182,7 +187,7 @@ func (t *lockedMap) look(b *burst) {
 	now := time.Since(t.start)
 	for i := range b.mapKeys {
 		k := &b.mapKeys[i]
-		p := &t.pieces[maphash.Comparable(t.seed, *k)%uint64(len(t.pieces))]
+		p := &t.pieces[t.pieceOf(k)]
 		p.RLock()
 		v, ok := p.m[*k]
 		p.RUnlock()

@@ -33,7 +33,7 @@ var paths = []path{
 	{"GSO TX", "./bench", "^BenchmarkGSOTx$/^engine_against_bare_loop$", regexp.MustCompile(`\(\*port\)\.run$`),
 		"memory, twice: from the producer's processor into the message, from there into the kernel", [2]string{"GSOTx", "engine against bare loop"}, ""},
 	{"AF_XDP RX", "./bench", "^BenchmarkXDPRx$/^decoding_against_bare_loop$", regexp.MustCompile(`\(\*Receiver\)\.Run$`),
-		"decoding, as long as the kernel delivers on another processor", [2]string{"XDPRx", "decoding against bare loop"}, ""},
+		"cache lines that the kernel wrote on another processor: *decode* waits for them", [2]string{"XDPRx", "decoding against bare loop"}, ""},
 	{"Table.Apply", "./bench", "^BenchmarkScaleFlows$/^Table,_flows=1000000$", regexp.MustCompile(`\(\*Table\)\.Apply$`),
 		"DRAM: two cache lines of a random flow", [2]string{}, "table's rules"},
 }
